@@ -1,0 +1,58 @@
+"""Ordinary supervised pre-training, as a meta-learner's loss: what transfer rows share.
+
+The images of an episode, support and query together, are one labelled batch of the
+pool's own classes (`Episode.classes`), so pre-training goes through the same sampler,
+step and budget as every meta-learner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from medmeta_jax.heads import feature_size, init_linear, linear
+from medmeta_jax.losses import cross_entropy, mask_absent
+from medmeta_jax.types import Array, Backbone, Episode, Info, Params, PyTree
+
+
+def init_pretraining(
+    backbone: Backbone, outputs: int, pool_classes: int
+) -> Callable[[Array, PyTree], Params]:
+    """init for {"body", "head", "classifier"}: the new task's head and the old classes'."""
+
+    def init(key: Array, x: PyTree) -> Params:
+        body_key, head_key, classifier_key = jax.random.split(key, 3)
+        body = backbone.init(body_key, x)
+        size = feature_size(backbone, body, x)
+        return {
+            "body": body,
+            "head": init_linear(head_key, size, outputs),
+            "classifier": init_linear(classifier_key, size, pool_classes),
+        }
+
+    return init
+
+
+def pretraining_loss(
+    backbone: Backbone,
+) -> Callable[[Params, Episode, Array, Array], tuple[Array, Info]]:
+    """Cross-entropy over the pool's own classes. Info holds the logits of the query."""
+
+    def loss(params: Params, episode: Episode, key: Array, step: Array) -> tuple[Array, Info]:
+        del key, step
+        both = jax.tree.map(lambda s, q: jnp.concatenate([s, q]), episode.support, episode.query)
+        features, _ = backbone.apply(params["body"], both.x, both.mask)
+        logits = linear(params["classifier"], features)
+        value = cross_entropy(logits, episode.classes[both.y], both.mask)
+        of_ways = logits[episode.support.y.shape[0] :][:, episode.classes]
+        return value, Info(value, mask_absent(of_ways, episode.classes >= 0))
+
+    return loss
+
+
+def require_pool_classes(pool_classes: int) -> None:
+    """Shared validation of the factories that pre-train (ValueError)."""
+    if pool_classes < 1:
+        raise ValueError(f"pool_classes must be >= 1, got {pool_classes}")

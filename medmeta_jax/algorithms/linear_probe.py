@@ -1,0 +1,93 @@
+"""Linear probe: pre-train a classifier, freeze its body, fit a linear head on the support.
+
+    w_{t+1} = w_t - α (∇_w L_S(body, w_t) + λ w_t),  w_0 = 0
+
+The transfer baseline of Chen et al., 2019, arXiv 1904.04232 ("Baseline"). Deviations:
+full-batch gradient descent with weight decay λ, on features scaled to unit length on
+average over the support, so that one rate serves bodies of any scale.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from medmeta_jax.algorithms._pretraining import (
+    init_pretraining,
+    pretraining_loss,
+    require_pool_classes,
+)
+from medmeta_jax.algorithms.anil import Adapted
+from medmeta_jax.heads import linear
+from medmeta_jax.inner import unrolled
+from medmeta_jax.losses import cross_entropy, mask_absent, masked_mean, ways_present
+from medmeta_jax.types import (
+    Array,
+    Backbone,
+    Examples,
+    Loss,
+    MetaLearner,
+    Params,
+    PyTree,
+    checked,
+)
+
+
+def linear_probe(
+    backbone: Backbone,
+    *,
+    outputs: int,
+    pool_classes: int = 1,
+    loss: Loss = cross_entropy,
+    steps: int = 100,
+    inner_lr: float = 1.0,
+    decay: float = 1e-3,
+) -> MetaLearner:
+    """A linear head on a frozen pre-trained body.
+
+    Args:
+      outputs: ways of the new task.
+      pool_classes: classes of the pool that pre-training learns.
+      steps, inner_lr, decay: gradient descent for the head, with weight decay.
+
+    meta_params: {"body", "head", "classifier"}.
+    """
+    require_pool_classes(pool_classes)
+    if not inner_lr > 0:
+        raise ValueError(f"inner_lr must be > 0, got {inner_lr}")
+    if decay < 0:
+        raise ValueError(f"decay must be >= 0, got {decay}")
+    descent = optax.chain(optax.add_decayed_weights(decay), optax.sgd(inner_lr))
+    solve = unrolled(descent, steps=steps, loop="scan")
+
+    def adapt(params: Params, support: Examples, key: Array, steps: Any = None) -> Adapted:
+        del key
+        present = ways_present(support, outputs)
+        features, stats = backbone.apply(params["body"], support.x, support.mask)
+        length = jnp.sqrt(masked_mean((features**2).sum(-1), support.mask) + 1e-12)
+
+        def inner_loss(head: Params, t: Array) -> Array:
+            del t
+            logits = linear(head, features / length)
+            return loss(mask_absent(logits, present), support.y, support.mask)
+
+        head = solve(inner_loss, jax.tree.map(jnp.zeros_like, params["head"]), steps)
+        unscaled = {"kernel": head["kernel"] / length, "bias": head["bias"]}
+        return Adapted(params["body"], unscaled, stats, present)
+
+    def predict(adapted: Adapted, x: PyTree, mask: Array) -> Array:
+        features, _ = backbone.apply(adapted.body, x, mask, adapted.stats)
+        return mask_absent(linear(adapted.head, features), adapted.present)
+
+    return checked(
+        MetaLearner(
+            init_pretraining(backbone, outputs, pool_classes),
+            adapt,
+            predict,
+            pretraining_loss(backbone),
+            backbone.norm,
+        )
+    )

@@ -1,0 +1,97 @@
+"""What an augmentation op is, and how a chain of them is applied in one resampling.
+
+Geometric ops give a matrix and not an image: a chain multiplies its matrices and reads
+the image once, so four ops blur no more than one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.ndimage import map_coordinates
+
+from medmeta_jax.types import Array, Episode, Examples, Info, MetaLearner, Params
+
+
+class Op(NamedTuple):
+    """One random change of one image, of which exactly one kind is given.
+
+    affine: key -> [3, 3], from output to input coordinates (row, column, 1), the image
+        spanning [-1, 1] along each axis. Moves label maps with the image.
+    intensity: (key, image [H, W, C]) -> image. Leaves label maps alone.
+    """
+
+    affine: Callable[[Array], Array] | None = None
+    intensity: Callable[[Array, Array], Array] | None = None
+
+
+def affine(rows: Sequence[Sequence[Array | float]]) -> Array:
+    """A [3, 3] float32 matrix from its first two rows."""
+    return jnp.asarray([*map(list, rows), [0.0, 0.0, 1.0]], jnp.float32)
+
+
+def apply_ops(
+    ops: Sequence[Op], key: Array, image: Array, label_map: Array | None = None
+) -> tuple[Array, Array | None]:
+    """Apply a chain to image [H, W, C] and, where given, its label map [H, W] int.
+
+    Images are read bilinearly, label maps at the nearest pixel, edges are repeated.
+    """
+    keys = jax.random.split(key, len(ops))
+    matrix = jnp.eye(3, dtype=jnp.float32)
+    for op, op_key in zip(ops, keys, strict=True):
+        if op.affine is not None:
+            matrix = matrix @ op.affine(op_key)
+    if any(op.affine is not None for op in ops):
+        places = source_places(matrix, image.shape[0], image.shape[1])
+        image = jax.vmap(
+            lambda plane: map_coordinates(plane, places, order=1, mode="nearest"), -1, -1
+        )(image)
+        if label_map is not None:
+            label_map = map_coordinates(label_map, places, order=0, mode="nearest")
+    for op, op_key in zip(ops, keys, strict=True):
+        if op.intensity is not None:
+            image = op.intensity(op_key, image)
+    return image, label_map
+
+
+def source_places(matrix: Array, height: int, width: int) -> list[Array]:
+    """Where each output pixel [height, width] is read from, in pixels (rows, columns)."""
+    half = jnp.asarray([(height - 1) / 2, (width - 1) / 2], jnp.float32)
+    rows, columns = jnp.meshgrid(
+        jnp.arange(height, dtype=jnp.float32), jnp.arange(width, dtype=jnp.float32), indexing="ij"
+    )
+    # In units of the larger half, so that a rotation of an oblong image does not shear it.
+    unit = jnp.maximum(half.max(), 1.0)
+    grid = jnp.stack([(rows - half[0]) / unit, (columns - half[1]) / unit, jnp.ones_like(rows)])
+    moved = jnp.einsum("ij,jhw->ihw", matrix[:2], grid)
+    return [moved[0] * unit + half[0], moved[1] * unit + half[1]]
+
+
+def augment_examples(ops: Sequence[Op], key: Array, examples: Examples) -> Examples:
+    """Every example with its own draw of the chain; label maps [n, H, W] move along."""
+    keys = jax.random.split(key, examples.mask.shape[0])
+    label_maps = examples.y if examples.y.ndim == 3 else None
+    x, moved = jax.vmap(lambda *each: apply_ops(ops, *each))(keys, examples.x, label_maps)
+    return examples._replace(x=x, y=examples.y if moved is None else moved)
+
+
+def augmented(
+    learner: MetaLearner, *, support: Sequence[Op] = (), query: Sequence[Op] = ()
+) -> MetaLearner:
+    """The learner meta-trained on augmented episodes; `adapt` and `predict` see clean ones."""
+
+    def loss(params: Params, episode: Episode, key: Array, step: Array) -> tuple[Array, Info]:
+        support_key, query_key, key = jax.random.split(key, 3)
+        if support:
+            changed = augment_examples(support, support_key, episode.support)
+            episode = episode._replace(support=changed)
+        if query:
+            changed = augment_examples(query, query_key, episode.query)
+            episode = episode._replace(query=changed)
+        return learner.loss(params, episode, key, step)
+
+    return learner._replace(loss=loss)

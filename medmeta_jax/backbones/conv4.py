@@ -1,0 +1,114 @@
+"""Conv4: four blocks of 3x3 convolution, norm, ReLU and 2x2 max-pool.
+
+The network of MAML and ProtoNet (Vinyals et al., 2016, arXiv 1606.04080). Deviations:
+no convolution bias where a norm follows (the norm's own bias makes it redundant), and
+the norm's statistics are a policy instead of running averages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import get_args
+
+import flax.linen as nn
+
+from medmeta_jax.adapters import STATS, from_linen
+from medmeta_jax.ops import norm as norms
+from medmeta_jax.ops.conv import Form, conv
+from medmeta_jax.ops.pool import max_pool
+from medmeta_jax.types import Array, Backbone
+
+MAX_GROUPS = 8
+
+
+class Norm(nn.Module):
+    """A normalisation layer whose statistics come from where the policy says."""
+
+    policy: norms.NormPolicy
+
+    @nn.compact
+    def __call__(self, x: Array, mask: Array) -> Array:
+        if self.policy == "none":
+            return x
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        if self.policy == "group":
+            groups = next(g for g in range(MAX_GROUPS, 0, -1) if channels % g == 0)
+            return norms.group_normalise(x, scale, bias, groups)
+        if self.policy == "batch":
+            return norms.normalise(x, norms.masked_moments(x, mask), scale, bias)
+        given = self.has_variable(STATS, "moments")
+        held = self.variable(STATS, "moments", lambda: norms.masked_moments(x, mask))
+        if not given:
+            held.value = norms.masked_moments(x, mask)
+        return norms.normalise(x, held.value, scale, bias)
+
+
+class Conv(nn.Module):
+    """A 3x3 convolution through `ops.conv`."""
+
+    features: int
+    use_bias: bool
+    form: Form
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param(
+            "kernel", nn.initializers.he_normal(), (3, 3, x.shape[-1], self.features)
+        )
+        out = conv(x, kernel, form=self.form)
+        if self.use_bias:
+            out = out + self.param("bias", nn.initializers.zeros, (self.features,))
+        return out
+
+
+class Conv4(nn.Module):
+    """See `conv4`."""
+
+    widths: tuple[int, ...]
+    norm: norms.NormPolicy
+    form: Form
+
+    @nn.compact
+    def __call__(self, x: Array, mask: Array) -> Array:
+        for width in self.widths:
+            x = Conv(width, self.norm == "none", self.form)(x)
+            x = nn.relu(Norm(self.norm)(x, mask))
+            if min(x.shape[1:3]) >= 2:
+                x = max_pool(x)
+        return x.reshape(x.shape[0], -1)
+
+
+def conv4(
+    *,
+    width: int = 32,
+    widths: Sequence[int] | None = None,
+    norm: norms.NormPolicy = "batch",
+    form: Form = "patches",
+) -> Backbone:
+    """Conv4 as a backbone: [n, H, W, C] float -> [n, F] features.
+
+    Args:
+      width: channels of each of the four blocks.
+      widths: channels block by block, in place of `width`; any number of blocks.
+      norm: "batch" (statistics of the set at hand: transductive on a query set),
+        "support" (statistics of the support set, applied to the query: inductive),
+        "group" (each example by itself) or "none".
+      form: how convolutions are computed, see `ops.conv`.
+
+    The input's size and channels are read from the example at `init`. F is
+    `widths[-1] * h * w`, where each pool halves h and w while they are at least 2.
+
+    >>> import jax
+    >>> backbone = conv4(width=8)
+    >>> params = backbone.init(jax.random.key(0), jnp.ones((2, 28, 28, 1)))
+    >>> backbone.apply(params, jnp.ones((2, 28, 28, 1)), jnp.ones(2, bool))[0].shape
+    (2, 8)
+    """
+    chosen = tuple(widths) if widths is not None else (width,) * 4
+    if not chosen or min(chosen) < 1:
+        raise ValueError(f"widths must be positive and not empty, got {chosen}")
+    if norm not in get_args(norms.NormPolicy):
+        raise ValueError(f"norm must be one of {get_args(norms.NormPolicy)}, got {norm!r}")
+    return from_linen(Conv4(chosen, norm, form), norm=norm)

@@ -1,0 +1,185 @@
+"""The rows that stand beside a learner's own, on the same episodes.
+
+Whatever a baseline lets one choose (rate, steps) is chosen on meta-validation episodes,
+from the grids below, and written into its row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from medmeta_jax import registry
+from medmeta_jax.config import TrainConfig
+from medmeta_jax.data.episodes import EpisodeSpec, episodes_hash, sample_indices
+from medmeta_jax.evaluate import FixedEpisodes, Scores, evaluate, sample_key
+from medmeta_jax.metrics.intervals import paired_difference
+from medmeta_jax.types import Array, Backbone, MetaLearner, Params
+
+FINETUNE_RATES = (0.01, 0.05, 0.2)
+FINETUNE_STEPS = (5, 20)
+PROBE_RATES = (0.1, 1.0)
+PROBE_STEPS = (20, 100)
+SELECTION_EPISODES = 50
+
+
+class Task(NamedTuple):
+    """What every row of a table is judged on and made from.
+
+    pretrain: (learner) -> params, ordinary training on the meta-train classes.
+    """
+
+    config: TrainConfig
+    spec: EpisodeSpec
+    backbone: Backbone
+    outputs: int
+    pool_classes: int
+    example_x: Array
+    val: FixedEpisodes
+    test: FixedEpisodes
+    pretrain: Callable[[MetaLearner], Params]
+
+
+class Row(NamedTuple):
+    """A learner's scores, how it was set, and its accuracy by inner steps where it has any."""
+
+    learner: str
+    norm: str
+    scores: Scores
+    chosen: dict[str, Any]
+    by_step: tuple[float, ...] = ()
+
+
+def rows(task: Task, learner: MetaLearner, params: Params, untrained: Params) -> Iterator[Row]:
+    """The learner's own row, then the baselines that the configuration asks for."""
+    name = task.config.algorithm
+    steps = task.config.hyper.get("steps")
+    by_step: tuple[float, ...] = ()
+    if steps is None:
+        scores = evaluate(learner, params, task.test)
+    else:
+        every = [evaluate(learner, params, task.test, steps=k) for k in range(steps + 1)]
+        scores, by_step = every[-1], tuple(s.estimate("accuracy").mean for s in every)
+    yield Row(name, learner.norm, scores, dict(task.config.hyper), by_step)
+    if task.config.baselines == "none":
+        return
+    scores = evaluate(learner, untrained, task.test, steps=steps)
+    yield Row(f"{name}-untrained", learner.norm, scores, dict(task.config.hyper))
+    yield scratch(task)
+    yield raw_centroid(task)
+    if task.config.baselines == "all":
+        yield from pretrained(task)
+
+
+def scratch(task: Task) -> Row:
+    """The network trained on the support set alone, from its initialisation."""
+    make = registry.factory("algorithms", "finetune")
+
+    def learner(rate: float) -> MetaLearner:
+        made: MetaLearner = make(task.backbone, outputs=task.outputs, inner_lr=rate)
+        return made
+
+    params = learner(1.0).init(jax.random.key(task.config.seed), task.example_x)
+    return tuned(task, "scratch", learner, params, FINETUNE_RATES, FINETUNE_STEPS)
+
+
+def raw_centroid(task: Task) -> Row:
+    """Nearest class mean of the pixels themselves."""
+    pixels = registry.factory("backbones", "pixels")()
+    learner = registry.factory("algorithms", "protonet")(pixels, outputs=task.outputs)
+    return Row("raw-centroid", learner.norm, evaluate(learner, {"body": {}}, task.test), {})
+
+
+def pretrained(task: Task) -> Iterator[Row]:
+    """An ordinary classifier of the meta-train classes, put to use in three ways."""
+
+    def make(name: str, **arguments: Any) -> MetaLearner:
+        made: MetaLearner = registry.factory("algorithms", name)(
+            task.backbone, outputs=task.outputs, pool_classes=task.pool_classes, **arguments
+        )
+        return made
+
+    centroid = make("nearest_centroid")
+    params = task.pretrain(centroid)
+    yield Row("pretrained-centroid", centroid.norm, evaluate(centroid, params, task.test), {})
+    yield tuned(
+        task,
+        "pretrained-probe",
+        lambda rate: make("linear_probe", inner_lr=rate),
+        params,
+        PROBE_RATES,
+        PROBE_STEPS,
+    )
+    yield tuned(
+        task,
+        "pretrained-finetune",
+        lambda rate: make("finetune", inner_lr=rate),
+        params,
+        FINETUNE_RATES,
+        FINETUNE_STEPS,
+    )
+
+
+def tuned(
+    task: Task,
+    name: str,
+    learner: Callable[[float], MetaLearner],
+    params: Params,
+    rates: tuple[float, ...],
+    steps: tuple[int, ...],
+) -> Row:
+    """A row whose rate and steps are the best on the first meta-validation episodes."""
+    some = task.val._replace(keys=task.val.keys[:SELECTION_EPISODES])
+    learners = {rate: learner(rate) for rate in rates}
+    found = {
+        (rate, count): evaluate(made, params, some, steps=count).estimate("accuracy").mean
+        for rate, made in learners.items()
+        for count in steps
+    }
+    rate, count = max(found, key=lambda setting: found[setting])
+    best = learners[rate]
+    scores = evaluate(best, params, task.test, steps=count)
+    return Row(name, best.norm, scores, {"inner_lr": rate, "steps": count})
+
+
+def result(row: Row, first: Row, task_facts: dict[str, Any]) -> dict[str, Any]:
+    """A row as `summary.json` holds it; `first` is the learner that it is compared with."""
+    accuracy = row.scores.per_episode["accuracy"]
+    found: dict[str, Any] = {"learner": row.learner, **task_facts, "norm": row.norm}
+    for name in ("accuracy", "recall", "f1"):
+        found[name] = row.scores.estimate(name)._asdict()
+    found["accuracy_over_classes"] = list(row.scores.by_classes)
+    if row is not first:
+        against = paired_difference(accuracy, first.scores.per_episode["accuracy"])
+        found[f"minus_{first.learner}"] = against._asdict()
+    if row.by_step:
+        found["accuracy_by_step"] = list(row.by_step)
+    found["chosen"] = row.chosen
+    return found
+
+
+def task_facts(task: Task, data: str) -> dict[str, Any]:
+    """What the episodes of a table are, in the fields every row repeats."""
+    spec, episodes = task.spec, task.test
+
+    def indices(key: Array, pool: Any) -> Any:
+        return sample_indices(sample_key(key), pool, spec)
+
+    places = jax.jit(jax.vmap(indices, (0, None)))(episodes.keys, episodes.pool)
+
+    def plain(value: Any) -> Any:
+        return list(value) if isinstance(value, tuple) else value
+
+    return {
+        "data": data,
+        "split": "meta-test",
+        "ways": plain(spec.ways),
+        "shots": plain(spec.shots),
+        "queries": spec.queries,
+        "disjoint": spec.disjoint,
+        "episodes": int(np.shape(episodes.keys)[0]),
+        "episodes_hash": episodes_hash(episodes.pool, places),
+    }

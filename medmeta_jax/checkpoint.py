@@ -1,0 +1,104 @@
+"""Checkpoints through orbax: saved whole or not at all, checked before they are loaded.
+
+The only module that imports orbax, whose version 1 interface is still moving.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from medmeta_jax.types import PyTree
+
+KEPT = 2  # the latest and the one before it, should the latest be damaged
+
+
+class CheckpointError(Exception):
+    """A checkpoint that is missing or does not fit. The message says what to do."""
+
+
+def is_key(leaf: Any) -> bool:
+    """A typed PRNG key, which is stored as its raw uint32."""
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def to_raw(tree: PyTree) -> dict[str, np.ndarray]:
+    """A tree as a flat mapping from path to host array."""
+    flat = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path) or "value": np.asarray(
+            jax.random.key_data(leaf) if is_key(leaf) else leaf
+        )
+        for path, leaf in flat
+    }
+
+
+def from_raw(raw: dict[str, Any], like: PyTree) -> PyTree:
+    """The tree `like` with the arrays of a flat mapping."""
+
+    def leaf(path: Any, old: Any) -> jax.Array:
+        value = jnp.asarray(raw[jax.tree_util.keystr(path) or "value"])
+        return jax.random.wrap_key_data(value) if is_key(old) else value
+
+    return jax.tree_util.tree_map_with_path(leaf, like)
+
+
+class Checkpoints:
+    """The checkpoints of one run, by step, in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+        keep = ocp.training.preservation_policies.LatestN(KEPT)
+        self._orbax = ocp.training.Checkpointer(
+            self.folder, preservation_policy=keep, cleanup_tmp_directories=True
+        )
+
+    def save(self, step: int, tree: PyTree) -> None:
+        """Save a tree under a step, unless that step is there already."""
+        if step not in self.steps():
+            self._orbax.save(step, to_raw(tree), force=True)
+
+    def steps(self) -> list[int]:
+        """Steps that were saved whole, oldest first."""
+        return sorted(found.step for found in self._orbax.checkpoints)
+
+    def restore(self, like: PyTree, step: int | None = None) -> tuple[int, PyTree]:
+        """The tree saved at `step`, or at the latest one; shaped as `like`.
+
+        Raises CheckpointError where there is none, or where a path, shape or dtype
+        differs: orbax would cast the one silently and stumble over the other.
+        """
+        steps = self.steps()
+        if not steps or (step is not None and step not in steps):
+            raise CheckpointError(f"{self.folder}: no checkpoint {step or ''}; there are {steps}")
+        chosen = steps[-1] if step is None else step
+        try:
+            found = self._orbax.load(chosen)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            earlier = [s for s in steps if s < chosen]
+            raise CheckpointError(
+                f"{self.folder}/{chosen}: damaged ({str(error).splitlines()[0][:200]}); "
+                + (f"remove it to go on from step {earlier[-1]}" if earlier else "start a new run")
+            ) from None
+        wanted = to_raw(like)
+        if found.keys() != wanted.keys():
+            names = sorted(found.keys() ^ wanted.keys())
+            raise CheckpointError(
+                f"{self.folder}/{chosen}: does not fit the configuration, differs in {names[:3]}"
+            )
+        for name, array in wanted.items():
+            if (found[name].shape, found[name].dtype) != (array.shape, array.dtype):
+                raise CheckpointError(
+                    f"{self.folder}/{chosen}: {name} is {found[name].dtype}{found[name].shape}, "
+                    f"the configuration wants {array.dtype}{array.shape}"
+                )
+        return chosen, from_raw(found, like)
+
+    def close(self) -> None:
+        """Wait for what is being written."""
+        self._orbax.close()

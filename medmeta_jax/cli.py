@@ -1,0 +1,248 @@
+"""`medmeta`: parse, call the verb, and turn what happened into an exit code.
+
+Exit codes: 0 done, 1 the run failed, 2 usage, 3 data or checkpoint missing or unusable,
+75 pre-empted after saving, 130 interrupted. With `--json`, stdout holds one JSON object
+and nothing else. Nothing heavy is imported before the arguments are known to be good.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from medmeta_jax import config as configs
+from medmeta_jax.config import ConfigError, TrainConfig
+
+EXIT_FAILED, EXIT_USAGE, EXIT_DATA, EXIT_PREEMPTED, EXIT_INTERRUPTED = 1, 2, 3, 75, 130
+
+USAGE = """usage: medmeta VERB [options]
+
+  train             meta-train, evaluate on unseen classes, write a run directory
+  eval RUN          judge a run again
+  data list         the data sources there are
+  data inspect SRC  what a data set holds
+  doctor            check devices, data, cache and disk
+
+  medmeta VERB --help tells a verb's options. Every verb takes --json."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Eval:
+    """Judge a run's best parameters on its meta-test episodes."""
+
+    run: str
+    """The run directory."""
+    shots: int | None = None
+    """Support images a class, in place of the run's."""
+    episodes: int | None = None
+    """Number of episodes, in place of the run's."""
+    baselines: Literal["none", "some", "all"] = "some"
+    """Rows beside the learner's, as in train."""
+    json: bool = False
+    """One JSON object on stdout."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataList:
+    """List the data sources."""
+
+    json: bool = False
+    """One JSON object on stdout."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataInspect:
+    """Count what a data set holds."""
+
+    source: str
+    """A built-in data set's name, a folder or an .npz file."""
+    image_size: int = 28
+    """Size to read images at."""
+    json: bool = False
+    """One JSON object on stdout."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Doctor:
+    """Check devices, built-in data, cache, runs folder and versions."""
+
+    json: bool = False
+    """One JSON object on stdout."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainFlags:
+    """Options of `train` that are not part of a run's configuration."""
+
+    preset: str | None = None
+    """A preset of medmeta_jax/presets; without --data and --config it is "anatomy"."""
+    config: str | None = None
+    """A YAML file of options, over the preset and under the flags."""
+    resume: str | None = None
+    """A run directory to go on with, exactly where it was; takes no other option."""
+    dry_run: bool = False
+    """Build and compile everything, print its cost, train nothing."""
+    json: bool = False
+    """One JSON object on stdout."""
+
+
+class Signals:
+    """SIGTERM and SIGINT ask for a stop at the next rest; a second one ends at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if self.received is not None:
+            os._exit(128 + number)
+        self.received = number
+        print("stopping at the next step; again to end at once", file=sys.stderr, flush=True)
+
+    def told_to_stop(self) -> bool:
+        """Whether a signal has come."""
+        return self.received is not None
+
+
+def parse(kind: Any, name: str, arguments: list[str], default: Any = None) -> Any:
+    """Arguments as a dataclass; tyro prints usage errors and exits 2."""
+    import tyro
+
+    extra = {} if default is None else {"default": default}
+    positional = (tyro.conf.PositionalRequiredArgs,)
+    return tyro.cli(kind, prog=f"medmeta {name}", args=arguments, config=positional, **extra)
+
+
+def arguments_class(name: str, values: Mapping[str, Any]) -> Any:
+    """A dataclass of a factory's arguments, whose defaults are `values`."""
+    fields = [(key, type(value), dataclasses.field(default=value)) for key, value in values.items()]
+    return dataclasses.make_dataclass(name, fields, frozen=True)
+
+
+def parse_train(arguments: list[str]) -> tuple[TrainConfig, TrainFlags]:
+    """Preset, then file, then flags; `hyper` and `net` flags are those of the factories."""
+    early = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
+    for flag in ("--preset", "--config", "--algorithm", "--backbone", "--data"):
+        early.add_argument(flag)
+    try:
+        chosen, _ = early.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise ConfigError(str(error)) from None
+    preset = chosen.preset
+    if preset is None and chosen.data is None and chosen.config is None:
+        preset = configs.DEFAULT_PRESET
+    base = configs.load(preset, chosen.config)
+    named = {
+        key: value
+        for key in ("algorithm", "backbone")
+        if (value := getattr(chosen, key)) is not None
+    }
+    base = configs.check(configs.from_mapping(named, base, "flags"))
+
+    hyper = arguments_class("Hyper", base.hyper)
+    net = arguments_class("Net", base.net)
+    combined = dataclasses.make_dataclass(
+        "Train",
+        [
+            ("hyper", hyper, dataclasses.field(default_factory=hyper)),
+            ("net", net, dataclasses.field(default_factory=net)),
+        ],
+        bases=(TrainConfig, TrainFlags),
+        frozen=True,
+        namespace={"__doc__": TrainConfig.__doc__},
+    )
+    fields = {f.name: getattr(base, f.name) for f in dataclasses.fields(TrainConfig)}
+    fields |= {"hyper": hyper(), "net": net()}
+    parsed = parse(combined, "train", arguments, combined(**fields))
+    flags = TrainFlags(**{f.name: getattr(parsed, f.name) for f in dataclasses.fields(TrainFlags)})
+    values = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(TrainConfig)}
+    values["hyper"] = dataclasses.asdict(parsed.hyper)
+    values["net"] = dataclasses.asdict(parsed.net)
+    own = {"--resume", f"--resume={flags.resume}", flags.resume, "--json"}
+    if flags.resume is not None and set(arguments) - own:
+        raise ConfigError("resume: goes on with the run's own configuration; no other option")
+    return configs.check(TrainConfig(**values)), flags
+
+
+def run_verb(arguments: list[str]) -> tuple[dict[str, Any], bool]:
+    """The verb's result, and whether it is wanted as JSON."""
+    verb, rest = arguments[0], arguments[1:]
+    if verb == "data" and rest and rest[0] in ("list", "inspect"):
+        verb, rest = f"data {rest[0]}", rest[1:]
+    if verb == "train":
+        config, flags = parse_train(rest)
+        signals = Signals()
+        from medmeta_jax import verbs
+
+        if flags.dry_run:
+            return verbs.dry_run(config), flags.json
+        try:
+            found = verbs.train(config, resume=flags.resume, told_to_stop=signals.told_to_stop)
+        except verbs.Stopped as stopped:
+            print(f"medmeta: {stopped}", file=sys.stderr)
+            preempted = signals.received == signal.SIGTERM
+            raise SystemExit(EXIT_PREEMPTED if preempted else EXIT_INTERRUPTED) from None
+        return found, flags.json
+    kinds = {"eval": Eval, "data list": DataList, "data inspect": DataInspect, "doctor": Doctor}
+    if verb not in kinds:
+        raise ConfigError(f"no verb {verb!r}{configs.suggest(verb, ['train', *kinds])}")
+    given = parse(kinds[verb], verb, rest)
+    from medmeta_jax import verbs
+
+    if verb == "eval":
+        return verbs.evaluate(
+            given.run, shots=given.shots, episodes=given.episodes, baselines_=given.baselines
+        ), given.json
+    if verb == "data list":
+        return verbs.data_list(), given.json
+    if verb == "data inspect":
+        return verbs.data_inspect(given.source, given.image_size), given.json
+    return verbs.doctor(), given.json
+
+
+def exit_code(error: Exception) -> int | None:
+    """The exit code of an error that is a user's or the machine's; None for a bug."""
+    from medmeta_jax.data.samples import DataError
+    from medmeta_jax.runs import RunError
+
+    if isinstance(error, ConfigError):
+        return EXIT_USAGE
+    if isinstance(error, DataError):
+        return EXIT_DATA
+    kinds = {"RunError": EXIT_DATA, "CheckpointError": EXIT_DATA, "RunFailed": EXIT_FAILED}
+    return EXIT_DATA if isinstance(error, RunError) else kinds.get(type(error).__name__)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `medmeta`."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if not given or given[0] in ("-h", "--help"):
+        print(USAGE, file=sys.stderr if not given else sys.stdout)
+        raise SystemExit(0 if given else EXIT_USAGE)
+    try:
+        found, as_json = run_verb(given)
+    except KeyboardInterrupt:
+        raise SystemExit(EXIT_INTERRUPTED) from None
+    except Exception as error:
+        code = exit_code(error)
+        if code is None:
+            raise
+        print(f"medmeta: {error}", file=sys.stderr)
+        raise SystemExit(code) from None
+    if "results" in found:
+        from medmeta_jax import console
+
+        console.table(found, sys.stderr if as_json else sys.stdout)
+        if found["run"]:
+            print(f"run directory: {found['run']}", file=sys.stderr)
+    if as_json:
+        print(json.dumps(found))
+    if found.get("ok") is False:
+        raise SystemExit(EXIT_FAILED)

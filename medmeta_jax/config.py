@@ -1,0 +1,235 @@
+"""The configuration of a training run: dataclass, preset, file, flags; the last wins.
+
+A configuration is valid when `check` returns it. What a learner or backbone may be told
+(`hyper`, `net`) is read from its factory's keyword arguments, so a new file in
+`algorithms/` or `backbones/` needs no line here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from medmeta_jax import registry
+
+PRESETS = Path(__file__).parent / "presets"
+DEFAULT_PRESET = "anatomy"
+BASELINES = ("untrained", "scratch", "raw-centroid")
+PRETRAINED = ("pretrained-centroid", "pretrained-probe", "pretrained-finetune")
+# Set by other fields of the configuration, hence not hyper-parameters of a run.
+BOUND = {"norm", "form", "pool_classes", "outputs"}
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run. The message names the field and the remedy."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Meta-train a learner, judge it on classes it has never seen, write a run directory."""
+
+    data: str = "anatomy"
+    """What to train on: "anatomy" (built in), a folder of class folders, or an .npz file."""
+    meta_test: str | None = None
+    """Another data set to be judged on; then `data` is meta-train and meta-validation."""
+    image_size: int = 28
+    """Images are scaled to this many pixels a side, padded to a square."""
+    ways: int | tuple[int, int] | None = None
+    """Classes an episode, or lowest and highest. Default: 5, or all of the smallest split."""
+    shots: int | tuple[int, int] = 1
+    """Support images a class, or lowest and highest."""
+    queries: int = 15
+    """Query images a class."""
+    disjoint: Literal["auto", "image", "group"] = "auto"
+    """What support and query never share. "auto": groups where the data has them."""
+    balance: Literal["balanced", "proportional"] = "balanced"
+    """Queries the same for each class, or in the classes' true proportions."""
+    algorithm: str = "maml"
+    """A file of medmeta_jax/algorithms; its own arguments are the `hyper` options."""
+    hyper: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Arguments of the algorithm."""
+    backbone: str = "conv4"
+    """A file of medmeta_jax/backbones; its own arguments are the `net` options."""
+    net: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Arguments of the backbone."""
+    norm: Literal["batch", "support", "group", "none"] = "batch"
+    """Where normalisation statistics come from. "batch" is transductive on the query set."""
+    augment: tuple[str, ...] = ("rotate", "scale", "crop")
+    """Files of medmeta_jax/augment, applied to the episodes of meta-training."""
+    augment_on: Literal["support", "query", "both"] = "both"
+    """Which side of an episode is augmented."""
+    meta_steps: int = 600
+    """Outer steps."""
+    meta_batch: int = 4
+    """Episodes an outer step."""
+    chunk: int | None = None
+    """Episodes run side by side. Default: 1 on a CPU, else the whole meta-batch."""
+    outer_lr: float = 3e-3
+    """Learning rate of the outer optimiser, Adam."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """How the outer rate falls over `meta_steps`."""
+    clip: float = 10.0
+    """Largest norm of the meta-gradient; 0 leaves it as it is."""
+    validate_every: int = 100
+    """Outer steps between meta-validations, which also write a checkpoint."""
+    val_episodes: int = 200
+    """Episodes of a meta-validation."""
+    patience: int = 0
+    """Stop after so many meta-validations without a better one; 0 never stops."""
+    dispatch: int = 25
+    """Outer steps of one dispatch to the device."""
+    test_episodes: int = 600
+    """Episodes of the final evaluation."""
+    baselines: Literal["none", "some", "all"] = "some"
+    """Rows beside the learner's. "some": untrained, scratch, raw-centroid. "all": also
+    those that pre-train an ordinary classifier on the meta-train classes."""
+    seed: int = 0
+    """Seed of initialisation and episodes."""
+
+
+FIELDS = {field.name for field in dataclasses.fields(TrainConfig)}
+
+
+def from_mapping(values: Mapping[str, Any], base: TrainConfig, where: str) -> TrainConfig:
+    """`base` with the fields that `values` names; `where` names its origin in errors."""
+    changes = dict(values)
+    for name in changes.keys() - FIELDS:
+        raise ConfigError(f"{where}: no field {name!r}{suggest(name, FIELDS)}")
+    for name, kind in (("hyper", "algorithm"), ("net", "backbone")):
+        given = changes.get(name, {})
+        if not isinstance(given, Mapping):
+            raise ConfigError(f"{where}: {name} must be a mapping, got {given!r}")
+        # Arguments of one algorithm mean nothing to another: naming a new one drops them.
+        same = changes.get(kind, getattr(base, kind)) == getattr(base, kind)
+        changes[name] = {**(getattr(base, name) if same else {}), **given}
+    for name, value in changes.items():
+        if isinstance(value, list):
+            changes[name] = tuple(value)
+    return dataclasses.replace(base, **changes)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping; ConfigError naming the file where it does not."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML ({str(error).splitlines()[0]})") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: must hold a mapping of fields, got {type(values).__name__}")
+    return values
+
+
+def preset_names() -> tuple[str, ...]:
+    """The presets that come with the package."""
+    return tuple(sorted(path.stem for path in PRESETS.glob("*.yaml")))
+
+
+def load(preset: str | None, file: str | None) -> TrainConfig:
+    """Defaults, then the preset, then the file."""
+    config = TrainConfig()
+    if preset is not None:
+        if preset not in preset_names():
+            raise ConfigError(f"preset: no {preset!r}; there are {', '.join(preset_names())}")
+        config = from_mapping(read_yaml(PRESETS / f"{preset}.yaml"), config, f"preset {preset}")
+    if file is not None:
+        config = from_mapping(read_yaml(Path(file)), config, file)
+    return config
+
+
+def options(folder: str, name: str) -> dict[str, Any]:
+    """What a configuration may tell a factory, with the factory's own defaults."""
+    try:
+        found = registry.defaults(folder, name)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return {key: value for key, value in found.items() if key not in BOUND}
+
+
+def check(config: TrainConfig) -> TrainConfig:
+    """The configuration with `hyper` and `net` filled in, or ConfigError naming the field.
+
+    Values of `hyper`, `net` and augmentation are checked by their factories; what can be
+    seen without data or devices is checked here.
+    """
+    filled: dict[str, Any] = {}
+    for name, folder, kind in (
+        ("hyper", "algorithms", config.algorithm),
+        ("net", "backbones", config.backbone),
+    ):
+        allowed = options(folder, kind)
+        given = getattr(config, name)
+        for key in given.keys() - allowed.keys():
+            raise ConfigError(f"{name}.{key}: {kind} has no such argument{suggest(key, allowed)}")
+        for key, value in given.items():
+            check_type(f"{name}.{key}", value, type(allowed[key]))
+        filled[name] = {**allowed, **given}
+    for op in config.augment:
+        if op not in registry.names("augment"):
+            raise ConfigError(f"augment: no {op!r}{suggest(op, registry.names('augment'))}")
+    hints = {field.name: field.type for field in dataclasses.fields(config)}
+    for name, least in (
+        ("image_size", 4), ("queries", 1), ("meta_steps", 1), ("meta_batch", 1),
+        ("validate_every", 1), ("val_episodes", 2), ("patience", 0), ("dispatch", 1),
+        ("test_episodes", 2), ("seed", 0),
+    ):  # fmt: skip
+        check_type(name, getattr(config, name), int)
+        if getattr(config, name) < least:
+            raise ConfigError(f"{name}: must be >= {least}, got {getattr(config, name)}")
+    for name in ("disjoint", "balance", "norm", "augment_on", "schedule", "baselines"):
+        choices = [part.strip(" '\"") for part in str(hints[name])[8:-1].split(",")]
+        if getattr(config, name) not in choices:
+            raise ConfigError(f"{name}: must be one of {choices}, got {getattr(config, name)!r}")
+    check_type("outer_lr", config.outer_lr, float)
+    check_type("clip", config.clip, float)
+    if not 0 < config.outer_lr < float("inf"):
+        raise ConfigError(f"outer_lr: must be > 0, got {config.outer_lr}")
+    if not 0 <= config.clip < float("inf"):
+        raise ConfigError(f"clip: must be >= 0, got {config.clip}")
+    for name, least in (("ways", 2), ("shots", 1)):
+        value = getattr(config, name)
+        if value is None and name == "ways":
+            continue
+        pair = (value, value) if isinstance(value, int) else value
+        if (
+            not isinstance(pair, tuple)
+            or len(pair) != 2
+            or not all(type(v) is int for v in pair)
+            or not least <= pair[0] <= pair[1]
+        ):
+            raise ConfigError(
+                f"{name}: must be a number >= {least}, or lowest and highest, got {value!r}"
+            )
+    if config.chunk is not None and (config.chunk < 1 or config.meta_batch % config.chunk):
+        raise ConfigError(f"chunk: must divide meta_batch {config.meta_batch}, got {config.chunk}")
+    return dataclasses.replace(config, **filled)
+
+
+def check_type(name: str, value: Any, wanted: type) -> None:
+    """Refuse a value of another type; whole numbers may stand for real ones."""
+    fits = isinstance(value, wanted) and not (wanted is not bool and isinstance(value, bool))
+    if not fits and not (wanted is float and type(value) is int):
+        raise ConfigError(f"{name}: must be {wanted.__name__}, got {value!r}")
+
+
+def suggest(name: str, known: Any) -> str:
+    """A hint at the nearest known name, as the end of a message."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(sorted(known))}"
+
+
+def to_plain(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as YAML and JSON can hold it."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return dict(value)
+        return list(value) if isinstance(value, tuple) else value
+
+    return {field.name: plain(getattr(config, field.name)) for field in dataclasses.fields(config)}

@@ -1,0 +1,101 @@
+"""What people see: lines and progress on stderr, the table of results on stdout."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+HEADINGS = ("learner", "accuracy", "recall", "F1")
+
+
+def say(line: str) -> None:
+    """A plain line for people."""
+    print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def bar(title: str, total: int, done: int = 0) -> Iterator[Any]:
+    """A progress bar on a terminal; elsewhere nothing. Yields advance(done, text)."""
+    if not sys.stderr.isatty():
+        yield lambda done, text="": None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[text]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(title, total=total, completed=done, text="")
+        yield lambda done, text="": progress.update(task, completed=done, text=text)
+
+
+def table(summary: dict[str, Any], out: TextIO) -> None:
+    """The results as aligned text: mean ± 95% interval over episodes, in per cent."""
+    results = summary["results"]
+    if not results:
+        return
+    first = results[0]
+    versus = f"minus {first['learner']}"
+    lines = [(*HEADINGS, versus, "norm")]
+    for row in results:
+        gap = row.get(f"minus_{first['learner']}")
+        lines.append(
+            (
+                row["learner"],
+                *(percent(row[name]) for name in ("accuracy", "recall", "f1")),
+                percent(gap, sign=True) if gap else "",
+                row["norm"],
+            )
+        )
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    for line in lines:
+        cells = [line[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(line[1:-1], widths[1:-1], strict=True)]
+        print("  ".join([*cells, line[-1]]).rstrip(), file=out)
+    print(footnote(summary), file=out)
+
+
+def percent(estimate: dict[str, float], *, sign: bool = False) -> str:
+    """`{"mean", "ci95"}` as "62.1 ± 0.9"."""
+    mean = f"{100 * estimate['mean']:{'+' if sign else ''}.1f}"
+    return f"{mean} ± {100 * estimate['ci95']:.1f}"
+
+
+def footnote(summary: dict[str, Any]) -> str:
+    """What the table's numbers are."""
+    row = summary["results"][0]
+    low, high = row["accuracy_over_classes"]
+    lines = [
+        f"{row['episodes']} {row['split']} episodes {row['episodes_hash']}, "
+        f"{span(row['ways'])}-way {span(row['shots'])}-shot, {row['queries']} queries a class; "
+        "per cent, mean ± 95% interval over episodes, differences paired.",
+        f"Over resampled classes, {row['learner']}'s accuracy lies in {100 * low:.1f} to "
+        f"{100 * high:.1f}. Data: {row['data']}.",
+    ]
+    if row["norm"] == "batch":
+        lines.append(
+            "Norm 'batch' takes its statistics from the query set (transductive): "
+            "a score that one image at a time would not reach. --norm support is inductive."
+        )
+    if row["disjoint"] == "image":
+        lines.append(
+            "The data names no groups (patients), or they were set aside: images of one "
+            "patient may stand in both support and query, which flatters every row."
+        )
+    return "\n".join(lines)
+
+
+def span(value: Any) -> str:
+    """A number or [lowest, highest] as text.
+
+    >>> span(5), span([2, 5])
+    ('5', '2 to 5')
+    """
+    return f"{value[0]} to {value[1]}" if isinstance(value, list) else str(value)

@@ -1,0 +1,92 @@
+"""A folder of class folders: `PATH/<class>/*`, or `PATH/train/<class>/*` and `PATH/test/<class>/*`.
+
+An optional `PATH/groups.csv` with the columns path, label, group says which images
+belong together (patient, smear); `path` is relative to PATH, or to the class folder.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from medmeta_jax.data.samples import DataError, Samples, read_image, to_channels
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp"}
+SIDES = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+
+
+def recognises(source: str) -> bool:
+    """A directory."""
+    return Path(source).is_dir()
+
+
+def load(source: str, *, image_size: int) -> Samples:
+    """Read every image of every class folder. Raises DataError naming what is wrong."""
+    root = Path(source)
+    files, labels, sides = list_files(root)
+    class_names = tuple(sorted(set(labels)))
+    images = [read_image(path, image_size=image_size) for path in files]
+    channels = max(image.shape[-1] for image in images)
+    groups = read_groups(root, files, labels)
+    return Samples(
+        images=np.stack([to_channels(image[None], channels)[0] for image in images]),
+        labels=np.asarray([class_names.index(label) for label in labels], np.int32),
+        class_names=class_names,
+        groups=groups,
+        sides=np.asarray(sides) if any(sides) else None,
+        about=f"class folders of {root.name}",
+    )
+
+
+def list_files(root: Path) -> tuple[list[Path], list[str], list[str]]:
+    """Files, class names and sides, in a fixed order."""
+    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not folders:
+        raise DataError(f"{root}: no class folders; expected {root}/<class>/<image files>")
+    if all(folder.name.lower() in SIDES for folder in folders):
+        pairs = [
+            (SIDES[folder.name.lower()], child)
+            for folder in folders
+            for child in sorted(folder.iterdir())
+            if child.is_dir() and not child.name.startswith(".")
+        ]
+        if not pairs:
+            raise DataError(f"{root}: {folders[0].name}/ holds no class folders")
+    else:
+        pairs = [("", folder) for folder in folders]
+    files, labels, sides = [], [], []
+    for side, folder in pairs:
+        found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        if not found:
+            raise DataError(f"{folder}: class folder without images; add images or remove it")
+        files += found
+        labels += [folder.name] * len(found)
+        sides += [side] * len(found)
+    return files, labels, sides
+
+
+def read_groups(root: Path, files: list[Path], labels: list[str]) -> np.ndarray | None:
+    """The group of each file from `groups.csv`, or None where there is no such file."""
+    table = root / "groups.csv"
+    if not table.exists():
+        return None
+    try:
+        with table.open(newline="", encoding="utf-8") as handle:
+            rows = list(csv.DictReader(handle))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{table}: cannot be read ({error})") from None
+    missing = {"path", "group"} - set(rows[0] if rows else ())
+    if missing:
+        raise DataError(f"{table}: lacks the columns {sorted(missing)}; needs path, label, group")
+    group_of = {row["path"]: row["group"] for row in rows}
+    groups = []
+    for path, label in zip(files, labels, strict=True):
+        inside = path.relative_to(root).as_posix()
+        keys = (inside, f"{label}/{path.name}", path.name)
+        found = next((group_of[key] for key in keys if key in group_of), None)
+        if not found:
+            raise DataError(f"{table}: has no group for {inside}; add a row, or remove the file")
+        groups.append(found)
+    return np.asarray(groups)

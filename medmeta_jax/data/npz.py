@@ -1,0 +1,103 @@
+"""A NumPy archive: `images`, `labels` and optionally `groups`, `domains`, `class_names`;
+or MedMNIST's layout (`train_images`, `train_labels`, `val_images`, ...).
+
+images: [N, H, W] or [N, H, W, C] uint8. labels: [N] or [N, 1] int. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from medmeta_jax.data.samples import DataError, Samples, resize_images
+
+MEDMNIST_SIDES = {"train": "train", "val": "train", "test": "test"}
+
+
+def recognises(source: str) -> bool:
+    """A file that ends in .npz."""
+    return source.endswith(".npz")
+
+
+def load(source: str, *, image_size: int) -> Samples:
+    """Read the archive. Raises DataError naming the file and the field."""
+    path = Path(source)
+    arrays = read_arrays(path)
+    sides = None
+    if "train_images" in arrays:
+        parts = [side for side in MEDMNIST_SIDES if f"{side}_images" in arrays]
+        lacking = [side for side in parts if f"{side}_labels" not in arrays]
+        if lacking:
+            raise DataError(f"{path}: has {lacking[0]}_images but no {lacking[0]}_labels")
+        images = np.concatenate([arrays[f"{side}_images"] for side in parts])
+        labels = np.concatenate([arrays[f"{side}_labels"] for side in parts])
+        sides = np.concatenate(
+            [np.full(len(arrays[f"{side}_images"]), MEDMNIST_SIDES[side]) for side in parts]
+        )
+    elif {"images", "labels"} <= arrays.keys():
+        images, labels = arrays["images"], arrays["labels"]
+    else:
+        raise DataError(
+            f"{path}: needs the arrays images and labels, or train_images and train_labels; "
+            f"has {sorted(arrays)}"
+        )
+    images, labels = check_arrays(path, images, labels)
+    known, labels = np.unique(labels, return_inverse=True)
+    return Samples(
+        images=resize_images(images, image_size),
+        labels=labels.astype(np.int32),
+        class_names=names_of(path, arrays.get("class_names"), known),
+        groups=column(path, arrays, "groups", len(images)),
+        sides=sides,
+        domains=column(path, arrays, "domains", len(images)),
+        about=f"images of {path.name}",
+    )
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of the archive, refusing pickled objects."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: not a readable npz archive ({error})") from None
+
+
+def check_arrays(path: Path, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]:
+    """images as [N, H, W, C] uint8 and labels as [N] int, or DataError."""
+    if images.dtype != np.uint8:
+        raise DataError(f"{path}: images must be uint8, got {images.dtype}")
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or not len(images):
+        raise DataError(f"{path}: images must be [N, H, W] or [N, H, W, 1|3], got {images.shape}")
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or len(labels) != len(images):
+        raise DataError(f"{path}: labels must be [{len(images)}], one an image, got {labels.shape}")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"{path}: labels must be integers, got {labels.dtype}")
+    return images, labels
+
+
+def names_of(path: Path, given: np.ndarray | None, known: np.ndarray) -> tuple[str, ...]:
+    """A name for each label that occurs."""
+    if given is None:
+        return tuple(f"class{label}" for label in known)
+    if given.ndim != 1 or known[0] < 0 or known[-1] >= len(given):
+        raise DataError(f"{path}: class_names must name the labels 0 to {known[-1]}")
+    return tuple(str(given[label]) for label in known)
+
+
+def column(path: Path, arrays: dict[str, np.ndarray], name: str, n: int) -> np.ndarray | None:
+    """An optional column of strings [n]."""
+    if name not in arrays:
+        return None
+    values = arrays[name]
+    if values.shape != (n,):
+        raise DataError(f"{path}: {name} must be [{n}], one an image, got {values.shape}")
+    return values.astype(str)

@@ -1,0 +1,81 @@
+"""A data set ready to sample: arrays on the device, indexed by class."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from medmeta_jax.data.samples import DataError, Samples
+from medmeta_jax.types import Array
+
+
+class Pool(NamedTuple):
+    """Images and the index that episodes are drawn by. Arrays only, so it can be jitted over.
+
+    x: [N, H, W, C] uint8; scaled to float when an episode is gathered.
+    group: [N] int32; images of one group never stand on both sides of an episode that
+        is `disjoint="group"`. Without groups, each image is its own.
+    rows: [classes, M] int32: the images of each class, -1 beyond its count.
+    counts: [classes] int32.
+    labels: [classes] int32: each class's label in the data set's own numbering.
+    shift, scale: [C] float32: an episode's x is (uint8 / 255 - shift) * scale.
+    """
+
+    x: Array
+    group: Array
+    rows: Array
+    counts: Array
+    labels: Array
+    shift: Array
+    scale: Array
+
+
+class Scaling(NamedTuple):
+    """Intensity scaling, computed on the meta-train pool and applied to every pool."""
+
+    shift: np.ndarray
+    scale: np.ndarray
+
+
+def fit_scaling(images: np.ndarray) -> Scaling:
+    """Mean 0, standard deviation 1 per channel over `images` [N, H, W, C] uint8."""
+    values = images.reshape(-1, images.shape[-1]).astype(np.float64) / 255
+    deviation = np.maximum(values.std(0), 1e-3)
+    return Scaling(values.mean(0).astype(np.float32), (1 / deviation).astype(np.float32))
+
+
+def make_pool(samples: Samples, classes: tuple[str, ...], scaling: Scaling) -> Pool:
+    """The pool of the named classes.
+
+    Raises DataError where a class is not in the data set or has no image in it.
+    """
+    rows: list[np.ndarray] = []
+    for name in classes:
+        if name not in samples.class_names:
+            raise DataError(f"class {name!r} is not in the data set")
+        members = np.flatnonzero(samples.labels == samples.class_names.index(name))
+        if not len(members):
+            raise DataError(f"class {name!r} has no images on this side of the split")
+        rows.append(members)
+    used = np.concatenate(rows)
+    place = np.full(len(samples.images), -1, np.int32)
+    place[used] = np.arange(len(used), dtype=np.int32)
+    width = max(map(len, rows))
+    table = np.full((len(rows), width), -1, np.int32)
+    for row, members in zip(table, rows, strict=True):
+        row[: len(members)] = place[members]
+    if samples.groups is None:
+        group = np.arange(len(used), dtype=np.int32)
+    else:
+        group = np.unique(samples.groups[used], return_inverse=True)[1].astype(np.int32)
+    return Pool(
+        x=jnp.asarray(samples.images[used]),
+        group=jnp.asarray(group),
+        rows=jnp.asarray(table),
+        counts=jnp.asarray([len(members) for members in rows], jnp.int32),
+        labels=jnp.asarray([samples.class_names.index(name) for name in classes], jnp.int32),
+        shift=jnp.asarray(scaling.shift),
+        scale=jnp.asarray(scaling.scale),
+    )

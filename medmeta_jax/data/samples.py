@@ -1,0 +1,113 @@
+"""What every data source gives: labelled images on the host, and how to read one image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+
+class DataError(Exception):
+    """Data that is missing or cannot be used. The message names the file and the remedy."""
+
+
+class Samples(NamedTuple):
+    """A labelled data set on the host.
+
+    images: [N, H, W, C] uint8.
+    labels: [N] int32, index into `class_names`.
+    class_names: one name a class, in label order.
+    groups: [N] str (patient, smear, block of slices), or None where not known.
+    sides: [N] str, "train", "test" or "" (either): which side of a split the data set's
+        own folders or files put an image on.
+    domains: [N] str, or None: where an image comes from.
+    split: class names by side, where the data set fixes it: {"train", "val", "test"}.
+    about: one line that says what the data is, for tables and reports.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    groups: np.ndarray | None = None
+    sides: np.ndarray | None = None
+    domains: np.ndarray | None = None
+    split: dict[str, tuple[str, ...]] | None = None
+    about: str = ""
+
+
+def read_image(path: Path, *, image_size: int, channels: int | None = None) -> np.ndarray:
+    """One image file as [image_size, image_size, C] uint8.
+
+    The longer side is scaled to `image_size` and the shorter one padded with black, so
+    that shapes keep their proportions. 16-bit images are scaled to 8 bits by their own
+    range. C is `channels`, or 1 for grey files and 3 for colour.
+
+    Raises DataError, naming the file, where it is not a readable image.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as opened:
+            opened.load()
+            image: Image.Image = opened
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path}: too large to be safe to open ({error})") from None
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"{path}: not a readable image ({error}); repair or remove it") from None
+    grey = image.mode in ("1", "L", "I", "I;16", "I;16B", "F", "LA")
+    if image.mode in ("I", "I;16", "I;16B", "F"):
+        values = np.asarray(image, np.float32)
+        if not np.isfinite(values).all():
+            raise DataError(f"{path}: holds values that are not finite; repair or remove it")
+        span = max(float(np.ptp(values)), 1e-12)
+        image = Image.fromarray(((values - values.min()) / span * 255).astype(np.uint8))
+    wanted = channels if channels is not None else (1 if grey else 3)
+    image = image.convert("L" if wanted == 1 else "RGB")
+    image = ImageOps.pad(image, (image_size, image_size), Image.Resampling.BILINEAR)
+    array = np.asarray(image, np.uint8)
+    return array[..., None] if wanted == 1 else array
+
+
+def resize_images(images: np.ndarray, image_size: int) -> np.ndarray:
+    """[N, H, W, C] uint8 -> [N, image_size, image_size, C] uint8, keeping proportions."""
+    from PIL import Image, ImageOps
+
+    if images.shape[1:3] == (image_size, image_size):
+        return images
+
+    def one(image: np.ndarray) -> np.ndarray:
+        flat = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+        padded = ImageOps.pad(flat, (image_size, image_size), Image.Resampling.BILINEAR)
+        return np.asarray(padded, np.uint8).reshape(image_size, image_size, -1)
+
+    return np.stack([one(image) for image in images])
+
+
+def to_channels(images: np.ndarray, channels: int) -> np.ndarray:
+    """Grey to RGB by repeating, RGB to grey by ITU-R 601 luma; [N, H, W, C] uint8."""
+    if images.shape[-1] == channels:
+        return images
+    if channels == 3:
+        return np.repeat(images, 3, axis=-1)
+    luma = images.astype(np.float32) @ np.asarray([0.299, 0.587, 0.114], np.float32)
+    return luma.round().astype(np.uint8)[..., None]
+
+
+def select(samples: Samples, keep: np.ndarray) -> Samples:
+    """The samples where `keep` [N] is True; class names and labels as they were."""
+
+    def pick(column: np.ndarray | None) -> np.ndarray | None:
+        return None if column is None else column[keep]
+
+    return samples._replace(
+        images=samples.images[keep],
+        labels=samples.labels[keep],
+        groups=pick(samples.groups),
+        sides=pick(samples.sides),
+        domains=pick(samples.domains),
+    )
+
+
+Load = Callable[..., Samples]

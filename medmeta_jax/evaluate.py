@@ -1,0 +1,103 @@
+"""Evaluation: a fixed list of episodes, predictions first, scores from them after."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from medmeta_jax.metrics.classification import confusion, episode_scores
+from medmeta_jax.metrics.intervals import Estimate, over_classes, over_episodes
+from medmeta_jax.types import Array, Examples, MetaLearner, Params
+
+
+class Predictions(NamedTuple):
+    """Query predictions of a list of episodes, on the host.
+
+    logits: [E, n, ways]; y: [E, n]; mask: [E, n]; classes: [E, ways], the pool's labels.
+    """
+
+    logits: np.ndarray
+    y: np.ndarray
+    mask: np.ndarray
+    classes: np.ndarray
+
+
+class FixedEpisodes(NamedTuple):
+    """A fixed list of episodes: keys [E] of a sampler over a pool."""
+
+    sampler: Any
+    pool: Any
+    keys: Array
+
+
+def episode_keys(seed: int, count: int) -> Array:
+    """The keys of a fixed list of episodes; its first n are the same for every count."""
+    base = jax.random.key(seed)
+    return jax.vmap(lambda i: jax.random.fold_in(base, i))(jnp.arange(count))
+
+
+def sample_key(key: Array) -> Array:
+    """The part of an episode's key that its sampler gets; the rest is the learner's."""
+    return jax.random.split(key)[0]
+
+
+@functools.lru_cache(maxsize=32)
+def compiled(learner: MetaLearner, sampler: Any) -> Any:
+    """The evaluation program of a learner: one executable for every number of steps."""
+
+    @jax.jit
+    def run(params: Params, pool: Any, keys: Array, steps: Array | None) -> Any:
+        def one(key: Array) -> Any:
+            episode = sampler(sample_key(key), pool)
+            adapted = learner.adapt(params, episode.support, jax.random.split(key)[1], steps)
+            query: Examples = episode.query
+            logits = learner.predict(adapted, query.x, query.mask)
+            return logits, query.y, query.mask, episode.classes
+
+        return jax.lax.map(one, keys)
+
+    return run
+
+
+def predict_episodes(
+    learner: MetaLearner, params: Params, episodes: FixedEpisodes, *, steps: int | None = None
+) -> Predictions:
+    """Adapt to each episode's support and predict its query set.
+
+    steps: inner steps in place of the learner's own.
+    """
+    run = compiled(learner, episodes.sampler)
+    count = None if steps is None else jnp.asarray(steps, jnp.int32)
+    return Predictions(*map(np.asarray, run(params, episodes.pool, episodes.keys, count)))
+
+
+class Scores(NamedTuple):
+    """Scores of a learner on a list of episodes; `per_episode` values are [E]."""
+
+    per_episode: dict[str, np.ndarray]
+    by_classes: tuple[float, float]
+
+    def estimate(self, name: str) -> Estimate:
+        """Mean and 95% interval over episodes of "accuracy", "recall" or "f1"."""
+        return over_episodes(self.per_episode[name])
+
+
+def score_predictions(predictions: Predictions) -> Scores:
+    """Accuracy, macro recall and macro F1 an episode, and the bootstrap over classes."""
+    guess = predictions.logits.argmax(-1)
+    ways = predictions.logits.shape[-1]
+    table = confusion(guess, predictions.y, predictions.mask, ways)
+    labels = np.take_along_axis(predictions.classes, predictions.y, axis=1)
+    correct = (guess == predictions.y)[predictions.mask]
+    return Scores(episode_scores(table), over_classes(correct, labels[predictions.mask]))
+
+
+def evaluate(
+    learner: MetaLearner, params: Params, episodes: FixedEpisodes, *, steps: int | None = None
+) -> Scores:
+    """`score_predictions` of `predict_episodes`."""
+    return score_predictions(predict_episodes(learner, params, episodes, steps=steps))

@@ -1,0 +1,288 @@
+"""From a configuration to a trained, judged learner: the parts put together, once.
+
+`build` makes every value of a run, `train_run` trains and checkpoints, `judge` evaluates.
+The command line and the notebooks call these; nothing here prints.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from medmeta_jax import baselines, config as configs, registry, train
+from medmeta_jax.augment._ops import augmented
+from medmeta_jax.checkpoint import Checkpoints
+from medmeta_jax.config import ConfigError, TrainConfig
+from medmeta_jax.data import sources
+from medmeta_jax.data.episodes import EpisodeSpec, bounds, check_pool, sample
+from medmeta_jax.data.splits import SIDES, Split, make_split
+from medmeta_jax.evaluate import FixedEpisodes, episode_keys, evaluate
+from medmeta_jax.losses import accuracy
+from medmeta_jax.runs import Run
+from medmeta_jax.types import Array, Backbone, MetaLearner, Params
+
+VAL_SEED, TEST_SEED = 1_000_003, 2_000_003  # the same episodes for every run of a data set
+
+
+class Experiment(NamedTuple):
+    """Every value of a run, made from its configuration.
+
+    learner adapts and predicts; training is the same with augmentation in its loss.
+    outputs is the number of ways the head has; val and test are fixed lists of episodes.
+    """
+
+    config: TrainConfig
+    split: Split
+    spec: EpisodeSpec
+    sampler: Callable[[Array, Any], Any]
+    backbone: Backbone
+    learner: MetaLearner
+    training: MetaLearner
+    optimiser: optax.GradientTransformation
+    example_x: Array
+    outputs: int
+    val: FixedEpisodes
+    test: FixedEpisodes
+
+
+def load_split(config: TrainConfig) -> Split:
+    """Read the configured data and split its classes (DataError)."""
+    samples = sources.load(config.data, image_size=config.image_size)
+    meta_test = None
+    if config.meta_test is not None:
+        meta_test = sources.load(config.meta_test, image_size=config.image_size)
+    return make_split(samples, meta_test)
+
+
+def episode_spec(config: TrainConfig, split: Split) -> EpisodeSpec:
+    """The configured episodes, with defaults that follow from the data, checked on it."""
+    smallest = min(len(split.classes[side]) for side in SIDES)
+    disjoint = config.disjoint
+    if disjoint == "auto":
+        disjoint = "group" if split.grouped else "image"
+    spec = EpisodeSpec(
+        ways=config.ways if config.ways is not None else min(5, smallest),
+        shots=config.shots,
+        queries=config.queries,
+        disjoint=disjoint,
+        balance=config.balance,
+    )
+    for side in SIDES:
+        check_pool(split.pools[side], spec, split.classes[side], f"meta-{side}")
+    return spec
+
+
+def outer_optimiser(config: TrainConfig) -> optax.GradientTransformation:
+    """Adam with the configured schedule and clipping."""
+    rate: Any = config.outer_lr
+    if config.schedule == "cosine":
+        rate = optax.cosine_decay_schedule(config.outer_lr, config.meta_steps)
+    clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
+    return optax.chain(clip, optax.adam(rate))
+
+
+def make_learner(
+    config: TrainConfig, backbone: Backbone, outputs: int, classes: int
+) -> MetaLearner:
+    """The configured algorithm over a backbone (ConfigError for a refused argument)."""
+    factory = registry.factory("algorithms", config.algorithm)
+    arguments = dict(config.hyper)
+    if "pool_classes" in registry.defaults("algorithms", config.algorithm):
+        arguments["pool_classes"] = classes
+    try:
+        return factory(backbone, outputs=outputs, **arguments)
+    except ValueError as error:
+        raise ConfigError(f"hyper: {error}") from None
+
+
+def make_backbone(config: TrainConfig) -> Backbone:
+    """The configured backbone (ConfigError for a refused argument)."""
+    try:
+        return registry.factory("backbones", config.backbone)(norm=config.norm, **config.net)
+    except ValueError as error:
+        raise ConfigError(f"net: {error}") from None
+
+
+def with_augmentation(config: TrainConfig, learner: MetaLearner) -> MetaLearner:
+    """The learner as it is trained: on episodes augmented as configured."""
+    ops = [registry.factory("augment", name)() for name in config.augment]
+    if not ops:
+        return learner
+    sides = ("support", "query") if config.augment_on == "both" else (config.augment_on,)
+    return augmented(learner, **dict.fromkeys(sides, ops))
+
+
+def build(config: TrainConfig) -> Experiment:
+    """Everything a run needs. Raises ConfigError or DataError before anything compiles."""
+    config = configs.check(config)
+    backbone = make_backbone(config)
+    split = load_split(config)
+    spec = episode_spec(config, split)
+    outputs = bounds(spec.ways)[1]
+    learner = make_learner(config, backbone, outputs, len(split.class_names))
+    sampler = functools.partial(sample, spec=spec)
+    example = jax.eval_shape(
+        lambda pool: sampler(jax.random.key(0), pool).support.x, split.pools["train"]
+    )
+
+    def fixed(side: str, seed: int, count: int) -> FixedEpisodes:
+        return FixedEpisodes(sampler, split.pools[side], episode_keys(seed, count))
+
+    return Experiment(
+        config=config,
+        split=split,
+        spec=spec,
+        sampler=sampler,
+        backbone=backbone,
+        learner=learner,
+        training=with_augmentation(config, learner),
+        optimiser=outer_optimiser(config),
+        example_x=jnp.zeros(example.shape, example.dtype),
+        outputs=outputs,
+        val=fixed("val", VAL_SEED, config.val_episodes),
+        test=fixed("test", TEST_SEED, config.test_episodes),
+    )
+
+
+def initial_progress(experiment: Experiment, learner: MetaLearner) -> train.Progress:
+    """Training before its first step, from the configured seed."""
+    key = jax.random.key(experiment.config.seed)
+    state = train.init_state(learner, experiment.optimiser, key, experiment.example_x)
+    return train.start(state)
+
+
+def compile_step(experiment: Experiment, learner: MetaLearner) -> tuple[train.Step, float]:
+    """The compiled training step of a learner, and the seconds that compiling took."""
+    config = experiment.config
+    on_cpu = jax.default_backend() == "cpu"
+    step = train.make_step(
+        learner,
+        experiment.sampler,
+        experiment.optimiser,
+        accuracy,
+        meta_batch=config.meta_batch,
+        chunk=config.chunk or (1 if on_cpu else config.meta_batch),
+        dispatch=config.dispatch,
+    )
+    state = jax.eval_shape(lambda: initial_progress(experiment, learner).state)
+    began = time.perf_counter()
+    count = jax.ShapeDtypeStruct((), jnp.int32)
+    compiled = step.lower(state, experiment.split.pools["train"], count).compile()
+    return compiled, time.perf_counter() - began
+
+
+def validation(experiment: Experiment, learner: MetaLearner) -> Callable[[Params], float]:
+    """Mean accuracy on the fixed meta-validation episodes."""
+
+    def validate(params: Params) -> float:
+        return evaluate(learner, params, experiment.val).estimate("accuracy").mean
+
+    return validate
+
+
+def train_run(
+    experiment: Experiment,
+    step: train.Step,
+    run: Run,
+    *,
+    resume: bool = False,
+    told_to_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[train.Report]:
+    """Train into a run directory: metrics at each dispatch, a checkpoint at each rest."""
+    config = experiment.config
+    checkpoints = Checkpoints(run.checkpoints)
+    progress = initial_progress(experiment, experiment.training)
+    try:
+        if resume:
+            at, progress = checkpoints.restore(progress)
+            run.rewind(at)
+        for report in train.fit(
+            step,
+            progress,
+            experiment.split.pools["train"],
+            steps=config.meta_steps,
+            dispatch=config.dispatch,
+            validate=validation(experiment, experiment.learner),
+            validate_every=config.validate_every,
+            patience=config.patience,
+            told_to_stop=told_to_stop,
+        ):
+            run.log(record_of(report, config))
+            if report.progress is not None:
+                checkpoints.save(report.step, report.progress)
+            yield report
+    finally:
+        checkpoints.close()
+
+
+def record_of(report: train.Report, config: TrainConfig) -> dict[str, Any]:
+    """One line of metrics.jsonl."""
+    steps = len(report.metrics.loss)
+    return {
+        "step": report.step,
+        "loss": float(report.metrics.loss.mean()),
+        "accuracy": float(report.metrics.score.mean()),
+        "grad_norm": float(report.metrics.grad_norm.mean()),
+        "valid_accuracy": report.valid,
+        "episodes_per_s": steps * config.meta_batch / report.seconds,
+    }
+
+
+def restore_progress(experiment: Experiment, run: Run) -> train.Progress:
+    """The progress that a run's latest checkpoint holds (CheckpointError)."""
+    checkpoints = Checkpoints(run.checkpoints)
+    try:
+        like = initial_progress(experiment, experiment.training)
+        progress: train.Progress = checkpoints.restore(like)[1]
+        return progress
+    finally:
+        checkpoints.close()
+
+
+def task_of(experiment: Experiment) -> baselines.Task:
+    """What the rows of this experiment's table are judged on and made from."""
+    return baselines.Task(
+        config=experiment.config,
+        spec=experiment.spec,
+        backbone=experiment.backbone,
+        outputs=experiment.outputs,
+        pool_classes=len(experiment.split.class_names),
+        example_x=experiment.example_x,
+        val=experiment.val,
+        test=experiment.test,
+        pretrain=functools.partial(pretrain, experiment),
+    )
+
+
+def judge(experiment: Experiment, params: Params) -> Iterator[baselines.Row]:
+    """The learner's row on the meta-test episodes, then the baselines', one at a time."""
+    untrained = initial_progress(experiment, experiment.learner).state.params
+    yield from baselines.rows(task_of(experiment), experiment.learner, params, untrained)
+
+
+def pretrain(experiment: Experiment, learner: MetaLearner) -> Params:
+    """Pre-train with the run's own sampler, optimiser, augmentation and budget of images.
+
+    The best checkpoint is picked on meta-validation, as the learner's own is.
+    """
+    config = experiment.config
+    training = with_augmentation(config, learner)
+    step, _ = compile_step(experiment, training)
+    progress = initial_progress(experiment, training)
+    for report in train.fit(
+        step,
+        progress,
+        experiment.split.pools["train"],
+        steps=config.meta_steps,
+        dispatch=config.dispatch,
+        validate=validation(experiment, learner),
+        validate_every=config.validate_every,
+    ):
+        progress = report.progress or progress
+    return progress.best_params

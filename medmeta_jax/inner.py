@@ -1,0 +1,120 @@
+"""The inner loop: how an inner problem is solved, and how that is differentiated.
+
+Both are one value, `solve(inner_loss, params, steps=None) -> params`, made here by
+`unrolled`. `inner_loss(params, t)` closes over everything else it needs (support set,
+frozen parameters, keys), so that derivatives reach all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from medmeta_jax.types import Array, Params, PyTree
+
+InnerLoss = Callable[[Params, Array], Array]
+Solve = Callable[..., Params]
+Order = Literal["second", "first"]
+Loop = Literal["auto", "unroll", "scan"]
+Path = tuple[str, ...]
+
+# Above this many steps the program is a scan: compile time grows with unrolled steps,
+# and the gain of unrolling (measured at 5 steps on a CPU: 12%) does not.
+MAX_UNROLLED_STEPS = 5
+
+
+def unrolled(
+    optimiser: optax.GradientTransformation,
+    *,
+    steps: int,
+    order: Order = "second",
+    remat: bool = False,
+    loop: Loop = "auto",
+) -> Solve:
+    """Take `steps` optimiser steps on the inner loss and differentiate through them.
+
+    MAML's inner loop (Finn et al., 2017, arXiv 1703.03400): θ_{t+1} = θ_t + u_t, where
+    u_t is the optimiser's update from ∇L(θ_t, t).
+
+    Args:
+      optimiser: any optax transformation; its state starts afresh at each call. Inner
+        Adam needs `eps_root > 0`, else its meta-gradient is NaN.
+      steps: number of inner steps, >= 0.
+      order: "second" differentiates through ∇L; "first" holds it constant.
+      remat: recompute each step's activations in the backward pass instead of storing
+        them: memory for one step's activations rather than for all of them.
+      loop: "unroll", "scan", or "auto" (unrolled up to 5 steps). The same result.
+
+    Returns:
+      solve(inner_loss, params, steps=None) -> params after the steps. A traced `steps`
+      runs a loop of that many steps that cannot be reverse-differentiated: it serves
+      evaluation and deployment, where one executable is wanted for every count.
+
+    >>> solve = unrolled(optax.sgd(0.5), steps=1)
+    >>> solve(lambda w, t: 0.5 * w**2, jnp.asarray(2.0))
+    Array(1., dtype=float32)
+    """
+    if steps < 0:
+        raise ValueError(f"steps must be >= 0, got {steps}")
+    if order not in get_args(Order):
+        raise ValueError(f"order must be one of {get_args(Order)}, got {order!r}")
+    if loop not in get_args(Loop):
+        raise ValueError(f"loop must be one of {get_args(Loop)}, got {loop!r}")
+
+    def solve(inner_loss: InnerLoss, params: Params, count: Any = None) -> Params:
+        def step(carry: tuple[Params, PyTree], t: Array) -> tuple[Params, PyTree]:
+            current, opt_state = carry
+            grads = jax.grad(inner_loss)(current, t)
+            if order == "first":
+                grads = jax.lax.stop_gradient(grads)
+            updates, opt_state = optimiser.update(grads, opt_state, current)
+            return optax.apply_updates(current, updates), opt_state
+
+        start = (params, optimiser.init(params))
+        if isinstance(count, jax.Array):
+            return jax.lax.fori_loop(0, count, lambda t, carry: step(carry, t), start)[0]
+        total = steps if count is None else int(count)
+        body = jax.checkpoint(step) if remat else step
+        if loop == "unroll" or (loop == "auto" and total <= MAX_UNROLLED_STEPS):
+            carry = start
+            for t in range(total):
+                carry = body(carry, jnp.asarray(t, jnp.int32))
+            return carry[0]
+        times = jnp.arange(total, dtype=jnp.int32)
+        return jax.lax.scan(lambda c, t: (body(c, t), None), start, times)[0][0]
+
+    return solve
+
+
+def partition(moves: Callable[[Path], bool], params: Params) -> tuple[Params, Params]:
+    """Split a tree in two by path: what the inner loop moves, and the rest.
+
+    Each half has the whole tree's shape with None in place of the other's leaves (an
+    empty subtree to JAX), so that an optimiser sees only the leaves it may move.
+    `moves` gets the path as names, e.g. ("head", "kernel").
+
+    >>> moving, rest = partition(lambda path: path[0] == "head", {"body": 1, "head": 2})
+    >>> moving, rest, merge(moving, rest)
+    ({'body': None, 'head': 2}, {'body': 1, 'head': None}, {'body': 1, 'head': 2})
+    """
+
+    def names(path: Any) -> Path:
+        return tuple(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
+
+    def side(wanted: bool) -> Params:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: leaf if moves(names(path)) == wanted else None, params
+        )
+
+    return side(True), side(False)
+
+
+def merge(moving: Params, rest: Params) -> Params:
+    """Undo `partition`."""
+    return jax.tree.map(
+        lambda m, r: r if m is None else m, moving, rest, is_leaf=lambda leaf: leaf is None
+    )

@@ -1,0 +1,94 @@
+"""Masked losses, `(logits, y, mask) -> scalar`: the mean over examples that are there.
+
+Every loss reduces with `masked_mean`, so that padding has weight zero and a NaN in
+padding stays out of values and gradients (selection by `where`, never by product).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from medmeta_jax.types import Array, Episode, Examples, Info, Loss, Params, PyTree
+
+# Finite, so that a masked logit's gradient is 0 and not NaN; exp(ABSENT) is 0 in float32.
+ABSENT = -1e9
+
+
+def masked_mean(values: Array, mask: Array) -> Array:
+    """Mean of `values` [n, ...] over the examples where `mask` [n] is True.
+
+    An empty set has mean 0.
+
+    >>> masked_mean(jnp.array([1.0, 3.0, jnp.nan]), jnp.array([True, True, False]))
+    Array(2., dtype=float32)
+    """
+    wide = mask.reshape(mask.shape + (1,) * (values.ndim - 1))
+    total = jnp.where(wide, values, jnp.zeros_like(values)).sum()
+    per_example = values.size // max(values.shape[0], 1)
+    count = jnp.maximum(mask.sum(), 1).astype(values.dtype) * per_example
+    return total / count
+
+
+def cross_entropy(logits: Array, y: Array, mask: Array) -> Array:
+    """Softmax cross-entropy. logits: [n, *spatial, ways], y: [n, *spatial] int."""
+    safe = jnp.where(mask.reshape(mask.shape + (1,) * (y.ndim - 1)), y, 0)
+    return masked_mean(optax.softmax_cross_entropy_with_integer_labels(logits, safe), mask)
+
+
+def binary_cross_entropy(logits: Array, y: Array, mask: Array) -> Array:
+    """Sigmoid cross-entropy for multi-label tasks. logits and y: [n, L]."""
+    return masked_mean(optax.sigmoid_binary_cross_entropy(logits, y.astype(logits.dtype)), mask)
+
+
+def squared_error(logits: Array, y: Array, mask: Array) -> Array:
+    """Squared error. logits: [n, D]; y: [n, D], or [n] where D is 1."""
+    target = y.reshape(logits.shape).astype(logits.dtype)
+    return masked_mean((logits - target) ** 2, mask)
+
+
+def accuracy(logits: Array, y: Array, mask: Array) -> Array:
+    """Share of examples whose largest logit is the label. A score, not a loss.
+
+    >>> accuracy(jnp.array([[2.0, 1.0], [0.0, 3.0]]), jnp.array([0, 0]), jnp.ones(2, bool))
+    Array(0.5, dtype=float32)
+    """
+    return masked_mean((logits.argmax(-1) == y).astype(jnp.float32), mask)
+
+
+def ways_present(support: Examples, outputs: int) -> Array:
+    """Which outputs a support set can speak of: [outputs] bool.
+
+    With class labels ([n] int) these are the classes that have an example; any other
+    kind of label (multi-label, maps, real values) speaks of all outputs.
+    """
+    y = support.y
+    if y.ndim != 1 or not jnp.issubdtype(y.dtype, jnp.integer):
+        return jnp.ones((outputs,), jnp.bool_)
+    hits = jax.nn.one_hot(y, outputs, dtype=jnp.bool_) & support.mask[:, None]
+    return hits.any(0)
+
+
+def mask_absent(logits: Array, present: Array) -> Array:
+    """Logits with the absent ways set to `ABSENT`, so that softmax passes them by."""
+    return jnp.where(present, logits, jnp.full_like(logits, ABSENT))
+
+
+def query_loss(
+    adapt: Callable[..., PyTree], predict: Callable[..., Array], loss: Loss
+) -> Callable[[Params, Episode, Array, Array], tuple[Array, Info]]:
+    """The meta-objective most methods share: adapt on the support, lose on the query."""
+
+    def meta_loss(
+        meta_params: Params, episode: Episode, key: Array, step: Array
+    ) -> tuple[Array, Info]:
+        del step
+        adapted = adapt(meta_params, episode.support, key)
+        logits = predict(adapted, episode.query.x, episode.query.mask)
+        value = loss(logits, episode.query.y, episode.query.mask)
+        return value, Info(value, logits)
+
+    return meta_loss

@@ -1,0 +1,143 @@
+"""A run directory: config.yaml, env.json, metrics.jsonl, checkpoints/, summary.json."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("medmeta_jax", "jax", "jaxlib", "flax", "optax", "chex", "orbax-checkpoint", "numpy")
+
+
+class RunError(Exception):
+    """A run directory that cannot be made, or is none. The message says what to do."""
+
+
+class Run:
+    """Paths and writers of one run directory."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = folder / "config.yaml"
+        self.metrics = folder / "metrics.jsonl"
+        self.summary = folder / "summary.json"
+        self.checkpoints = folder / "checkpoints"
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Add one line to metrics.jsonl."""
+        with self.metrics.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(record) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Drop the metrics past a step, which a resumed run will write again."""
+        if not self.metrics.exists():
+            return
+        kept = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                break  # the line that was being written when the run was killed
+            if record["step"] <= step:
+                kept.append(line + "\n")
+        write_whole(self.metrics, "".join(kept))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole; not-a-number is refused, since JSON has none."""
+    write_whole(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def create(name: str, config: dict[str, Any]) -> Run:
+    """A new run directory under `MEDMETA_RUNS` (default ./runs), never an existing one."""
+    import yaml
+
+    root = Path(os.environ.get("MEDMETA_RUNS") or "runs")
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    for attempt in range(100):
+        folder = root / (f"{stamp}-{name}" + (f"-{attempt}" if attempt else ""))
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            if folder.is_dir():
+                continue
+            raise RunError(f"{root}: is a file; set MEDMETA_RUNS to a folder") from None
+        except OSError as error:
+            raise RunError(
+                f"{root}: a run cannot be written there ({error.strerror}); "
+                "set MEDMETA_RUNS to a folder that can"
+            ) from None
+        run = Run(folder)
+        try:
+            write_whole(run.config, yaml.safe_dump(config, sort_keys=False))
+            write_json(folder / "env.json", environment())
+        except OSError as error:
+            for path in folder.iterdir():
+                path.unlink()
+            folder.rmdir()
+            raise RunError(f"{folder}: cannot be written ({error.strerror})") from None
+        return run
+    raise RunError(f"{root}: holds 100 runs of this second; try again")
+
+
+def existing(folder: str) -> Run:
+    """A run directory that is there already (RunError where it is none)."""
+    run = Run(Path(folder))
+    if not run.folder.is_dir():
+        raise RunError(f"{folder}: no such run; give the directory that `medmeta train` named")
+    if not run.config.exists():
+        raise RunError(f"{folder}: not a run directory (it has no config.yaml)")
+    return run
+
+
+def environment() -> dict[str, Any]:
+    """What a run was made with: versions, device, command, source state."""
+    import jax
+
+    return {
+        "command": ["medmeta", *sys.argv[1:]],
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": versions(),
+        "devices": [str(device) for device in jax.devices()],
+        "device_kind": jax.devices()[0].device_kind,
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "git": git_state(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that results depend on."""
+    return {name: metadata.version(name) for name in PACKAGES}
+
+
+def git_state() -> str | None:
+    """The source's commit, "+changed" where files differ from it, None outside git."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+changed" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

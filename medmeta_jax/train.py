@@ -1,0 +1,267 @@
+"""Meta-training: the meta-objective, the compiled step, and the loop around it.
+
+This module knows neither algorithms nor data sets: a learner, a sampler and an optimiser
+are values that it puts together.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from medmeta_jax.types import Array, Episode, MetaLearner, Params, PyTree
+
+Sampler = Callable[[Array, Any], Episode]  # (key, pool) -> one episode
+Score = Callable[[Array, Array, Array], Array]  # (logits, y, mask) -> scalar
+Step = Any  # a compiled (state, pool, count) -> (state, metrics), see `make_step`
+
+
+class TrainState(NamedTuple):
+    """All that a training step changes. Everything random follows from (key, step)."""
+
+    params: Params
+    opt_state: PyTree
+    key: Array
+    step: Array
+
+
+class StepMetrics(NamedTuple):
+    """Means over a step's episodes, and the gradient's norm; [dispatch] each when stacked."""
+
+    loss: Any
+    score: Any
+    grad_norm: Any
+
+
+def init_state(
+    learner: MetaLearner, optimiser: optax.GradientTransformation, key: Array, example_x: PyTree
+) -> TrainState:
+    """A fresh state; `example_x` is shaped like one episode's `support.x`."""
+    init_key, run_key = jax.random.split(key)
+    params = learner.init(init_key, example_x)
+    return TrainState(params, optimiser.init(params), run_key, jnp.zeros((), jnp.int32))
+
+
+def meta_gradient(
+    learner: MetaLearner,
+    sampler: Sampler,
+    score: Score,
+    params: Params,
+    pool: Any,
+    keys: Array,
+    step: Array,
+    chunk: int,
+) -> tuple[Params, Array, Array]:
+    """Gradient of the mean meta-loss over one episode a key, with mean loss and score.
+
+    Episodes run `chunk` at a time (a vmap), the chunks one after another (a scan) with
+    their gradients added up. The mean is the same for every `chunk`.
+    """
+
+    def episode_loss(theta: Params, key: Array) -> tuple[Array, tuple[Array, Array]]:
+        sample_key, learner_key = jax.random.split(key)
+        episode = sampler(sample_key, pool)
+        value, info = learner.loss(theta, episode, learner_key, step)
+        judged = score(info.logits, episode.query.y, episode.query.mask)
+        return value, (info.loss, judged)
+
+    def chunk_loss(theta: Params, some: Array) -> tuple[Array, tuple[Array, Array]]:
+        values, aux = jax.vmap(episode_loss, (None, 0))(theta, some)
+        return values.sum(), (aux[0].sum(), aux[1].sum())
+
+    def add_chunk(total: PyTree, some: Array) -> tuple[PyTree, None]:
+        (_, aux), grads = jax.value_and_grad(chunk_loss, has_aux=True)(params, some)
+        return jax.tree.map(jnp.add, total, (grads, *aux)), None
+
+    count = keys.shape[0]
+    zero = (jax.tree.map(jnp.zeros_like, params), jnp.zeros(()), jnp.zeros(()))
+    total, _ = jax.lax.scan(add_chunk, zero, keys.reshape(count // chunk, chunk))
+    grads, loss, judged = jax.tree.map(lambda leaf: leaf / count, total)
+    return grads, loss, judged
+
+
+def make_step(
+    learner: MetaLearner,
+    sampler: Sampler,
+    optimiser: optax.GradientTransformation,
+    score: Score,
+    *,
+    meta_batch: int,
+    chunk: int = 1,
+    dispatch: int = 1,
+) -> Step:
+    """One compiled, donated program: sampling, meta-gradient, optimiser update.
+
+    Args:
+      meta_batch: episodes a step.
+      chunk: episodes run side by side, a divisor of `meta_batch`. One at a time is the
+        quickest on a CPU, whose caches hold one episode's activations; a GPU wants all.
+      dispatch: the most steps that one call may take.
+
+    Returns:
+      step(state, pool, count) -> (state, metrics): `count` <= `dispatch` steps in one
+      dispatch, by one executable for every count. Metrics are [dispatch] each, of which
+      the first `count` hold. `state` is donated: use the returned one.
+    """
+    if meta_batch < 1:
+        raise ValueError(f"meta_batch must be >= 1, got {meta_batch}")
+    if chunk < 1 or meta_batch % chunk:
+        raise ValueError(f"chunk must divide meta_batch {meta_batch}, got {chunk}")
+    if dispatch < 1:
+        raise ValueError(f"dispatch must be >= 1, got {dispatch}")
+
+    def one(pool: Any, state: TrainState) -> tuple[TrainState, StepMetrics]:
+        keys = jax.random.split(jax.random.fold_in(state.key, state.step), meta_batch)
+        grads, loss, judged = meta_gradient(
+            learner, sampler, score, state.params, pool, keys, state.step, chunk
+        )
+        updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = StepMetrics(loss, judged, optax.global_norm(grads))
+        return TrainState(params, opt_state, state.key, state.step + 1), metrics
+
+    def several(state: TrainState, pool: Any, count: Array) -> tuple[TrainState, StepMetrics]:
+        def body(i: Array, carry: tuple[TrainState, StepMetrics]) -> Any:
+            state, kept = carry
+            state, metrics = one(pool, state)
+            return state, jax.tree.map(lambda all_, new: all_.at[i].set(new), kept, metrics)
+
+        empty = StepMetrics(*(jnp.zeros((dispatch,)) for _ in StepMetrics._fields))
+        return jax.lax.fori_loop(0, count, body, (state, empty))
+
+    return jax.jit(several, donate_argnums=0)
+
+
+class NonFiniteError(Exception):
+    """Training met a loss or gradient that is not a finite number."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"loss or gradient is not finite at step {step}")
+        self.step = step
+
+
+class Progress(NamedTuple):
+    """Training so far: what a checkpoint holds, and what a resume starts from.
+
+    best_params are those of the highest meta-validation score, `stale` the number of
+    validations since.
+    """
+
+    state: TrainState
+    best_params: Params
+    best_score: Array
+    best_step: Array
+    stale: Array
+
+
+def start(state: TrainState) -> Progress:
+    """Progress before the first step; the best so far is the initialisation, unscored."""
+    copy = jax.tree.map(jnp.copy, state.params)
+    return Progress(
+        state, copy, jnp.asarray(-jnp.inf), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+    )
+
+
+class Report(NamedTuple):
+    """What `fit` yields after each dispatch.
+
+    step: steps done. metrics: of this dispatch's steps. valid: meta-validation score,
+    where one was due. seconds: since the last report. progress: where training is at
+    rest (at a validation, at the end, when told to stop) all there is to save; else None.
+    """
+
+    step: int
+    metrics: StepMetrics
+    valid: float | None
+    seconds: float
+    progress: Progress | None
+
+
+def fit(
+    step: Step,
+    progress: Progress,
+    pool: Any,
+    *,
+    steps: int,
+    dispatch: int = 1,
+    validate: Callable[[Params], float] | None = None,
+    validate_every: int = 0,
+    patience: int = 0,
+    told_to_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Report]:
+    """Train to `steps` steps in all, yielding after each dispatch.
+
+    Dispatches end at multiples of `dispatch` and of `validate_every`, wherever training
+    was resumed, so that a resumed run takes the same steps. The metrics of a dispatch
+    are fetched while the next one runs.
+
+    Args:
+      step: from `make_step`, with the same `dispatch`.
+      validate: params -> score on meta-validation, higher is better; run every
+        `validate_every` steps and at the end.
+      patience: stop after so many validations without a better score; 0 never stops.
+      told_to_stop: asked after each dispatch; when True, the last report holds progress.
+
+    Raises NonFiniteError with the first bad step. No progress is ever yielded whose
+    steps have not all been seen to be finite.
+    """
+    done, began = int(progress.state.step), time.perf_counter()
+    behind: tuple[int, int, StepMetrics] | None = None
+    marks = [dispatch, validate_every] if validate_every else [dispatch]
+
+    def report(valid: float | None = None, at_rest: Progress | None = None) -> Report:
+        nonlocal began
+        assert behind is not None
+        metrics = fetch(*behind)
+        now = time.perf_counter()
+        seconds, began = now - began, now
+        return Report(behind[1], metrics, valid, seconds, at_rest)
+
+    while done < steps and not (patience and int(progress.stale) >= patience):
+        target = min(steps, *(done - done % mark + mark for mark in marks))
+        state, metrics = step(progress.state, pool, jnp.asarray(target - done, jnp.int32))
+        progress = progress._replace(state=state)
+        if behind is not None:
+            yield report()
+        behind, done = (done, target, metrics), target
+        due = bool(validate_every) and done % validate_every == 0
+        if not (due or done == steps or told_to_stop()):
+            continue
+        fetch(*behind)
+        valid = None
+        if validate is not None and (due or done == steps):
+            valid = validate(state.params)
+            progress = keep_best(progress, valid)
+        yield report(valid, progress)
+        behind = None
+        if told_to_stop():
+            return
+
+
+def fetch(first: int, last: int, device_metrics: StepMetrics) -> StepMetrics:
+    """Metrics of steps `first` to `last` on the host, or NonFiniteError."""
+    metrics = StepMetrics(*(np.asarray(m)[: last - first] for m in device_metrics))
+    finite = np.isfinite(metrics.loss) & np.isfinite(metrics.grad_norm)
+    if not finite.all():
+        raise NonFiniteError(first + int(np.argmin(finite)))
+    return metrics
+
+
+def keep_best(progress: Progress, score: float) -> Progress:
+    """Progress after a meta-validation score."""
+    if score > float(progress.best_score):
+        state = progress.state
+        copy = jax.tree.map(jnp.copy, state.params)  # the state itself is donated away
+        return progress._replace(
+            best_params=copy,
+            best_score=jnp.asarray(score, jnp.float32),
+            best_step=jnp.copy(state.step),
+            stale=jnp.zeros((), jnp.int32),
+        )
+    return progress._replace(stale=progress.stale + 1)

@@ -1,0 +1,158 @@
+"""The four ideas of the engine, as values, and the shape contracts between them.
+
+Everything here describes **one** episode. A batch of episodes is a `jax.vmap`
+outside (`train.py`, `evaluate.py`), never an axis inside an algorithm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+PyTree = Any
+Params = PyTree
+Loss = Callable[[Array, Array, Array], Array]  # (logits, y, mask) -> scalar
+
+
+class Examples(NamedTuple):
+    """A set of labelled examples, padded to a fixed length.
+
+    x: [n, *spatial, C] float32, or a tree of arrays that share the axis n.
+    y: [n] class index | [n, L] multi-label | [n, *spatial] segmentation.
+    mask: [n] bool; False marks padding, which must change nothing.
+    """
+
+    x: PyTree
+    y: Array
+    mask: Array
+
+
+class Episode(NamedTuple):
+    """One task: adapt on `support`, be judged on `query`.
+
+    classes: [ways] int32, the pool's own label of each way, -1 where a way is absent.
+    """
+
+    support: Examples
+    query: Examples
+    classes: Array
+
+
+class Backbone(NamedTuple):
+    """A pure pair that maps examples to features.
+
+    init: (key, x) -> params.
+    apply: (params, x, mask, stats=None) -> (out, stats). `out` is [n, F] or
+        [n, *spatial, F]. `stats` are the norm statistics of this call; given
+        back in, they are used in place of those of `x` (the `support` policy).
+    norm: which statistics the normalisation uses, named so that tables can say it:
+        "batch" (of the set at hand: transductive on a query set), "support",
+        "group" or "none".
+    """
+
+    init: Callable[[Array, PyTree], Params]
+    apply: Callable[..., tuple[Array, PyTree]]
+    norm: str = "none"
+
+
+class Info(NamedTuple):
+    """What a learner's loss reports beside the scalar to differentiate.
+
+    loss: scalar, the honest loss on the query set, whatever was differentiated.
+    logits: query predictions, [n, ways] for a classifier.
+    """
+
+    loss: Array
+    logits: Array
+
+
+class MetaLearner(NamedTuple):
+    """A learning algorithm as four pure functions of one episode.
+
+    init: (key, example_x) -> meta_params, `example_x` shaped like `Examples.x`.
+    adapt: (meta_params, support, key, steps=None) -> adapted, arrays only. A traced
+        `steps` is allowed (one executable for every number of steps), but is then
+        not reverse-differentiable.
+    predict: (adapted, x, mask) -> logits.
+    loss: (meta_params, episode, key, step) -> (scalar to differentiate, Info).
+    norm: the backbone's norm policy, for the tables.
+    """
+
+    init: Callable[[Array, PyTree], Params]
+    adapt: Callable[..., PyTree]
+    predict: Callable[[PyTree, PyTree, Array], Array]
+    loss: Callable[[Params, Episode, Array, Array], tuple[Array, Info]]
+    norm: str = "none"
+
+
+def check_examples(examples: Examples, name: str) -> None:
+    """Refuse examples whose axes disagree, naming the field and the axis.
+
+    Raises ValueError. Costs nothing at run time: shapes are known when tracing.
+    """
+    n = examples.mask.shape[0] if examples.mask.ndim else 0
+    try:
+        chex.assert_rank(examples.mask, 1)
+    except AssertionError:
+        raise ValueError(f"{name}.mask must be [n], got shape {examples.mask.shape}") from None
+    if examples.mask.dtype != jnp.bool_:
+        raise ValueError(f"{name}.mask must be bool, got {examples.mask.dtype}")
+    leaves = [("y", examples.y)] + [
+        ("x" + jax.tree_util.keystr(path), leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(examples.x)
+    ]
+    for field, leaf in leaves:
+        try:
+            chex.assert_axis_dimension(leaf, 0, n)
+        except (AssertionError, ValueError):
+            raise ValueError(
+                f"{name}.{field} must have n={n} examples on axis 0 (the length of "
+                f"{name}.mask), got shape {leaf.shape}"
+            ) from None
+
+
+def check_episode(episode: Episode) -> None:
+    """Refuse an episode whose support and query do not fit each other (ValueError)."""
+    check_examples(episode.support, "support")
+    check_examples(episode.query, "query")
+    if episode.classes.ndim != 1:
+        raise ValueError(f"classes must be [ways], got shape {episode.classes.shape}")
+    support_x, query_x = (jax.tree.leaves(side.x) for side in (episode.support, episode.query))
+    if len(support_x) != len(query_x):
+        raise ValueError(
+            f"support.x and query.x must be the same tree, got {len(support_x)} and "
+            f"{len(query_x)} arrays"
+        )
+    for s, q in zip(support_x, query_x, strict=True):
+        try:
+            chex.assert_equal_shape_suffix([s, q], max(s.ndim - 1, 0))
+        except (AssertionError, ValueError):
+            raise ValueError(
+                "support.x and query.x must agree on every axis after n "
+                f"([n, *spatial, C]), got {s.shape} and {q.shape}"
+            ) from None
+
+
+def checked(learner: MetaLearner) -> MetaLearner:
+    """The same learner with its public functions guarded by the shape contracts."""
+
+    def adapt(meta_params: Params, support: Examples, key: Array, steps: Any = None) -> PyTree:
+        check_examples(support, "support")
+        return learner.adapt(meta_params, support, key, steps)
+
+    def predict(adapted: PyTree, x: PyTree, mask: Array) -> Array:
+        check_examples(Examples(x, mask, mask), "query")
+        return learner.predict(adapted, x, mask)
+
+    def loss(meta_params: Params, episode: Episode, key: Array, step: Array) -> tuple[Array, Info]:
+        check_episode(episode)
+        value, info = learner.loss(meta_params, episode, key, step)
+        chex.assert_rank([value, info.loss], 0)
+        return value, info
+
+    return learner._replace(adapt=adapt, predict=predict, loss=loss)

@@ -1,0 +1,267 @@
+"""What each verb of the command line does. Each returns its `--json` object."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from medmeta_jax import baselines, config as configs, console, experiment as experiments, runs
+from medmeta_jax.config import ConfigError, TrainConfig
+from medmeta_jax.data import sources
+from medmeta_jax.data.anatomy import cache_folder
+from medmeta_jax.data.samples import Samples
+from medmeta_jax.data.splits import SIDES
+from medmeta_jax.experiment import Experiment
+from medmeta_jax.runs import Run
+from medmeta_jax.train import NonFiniteError
+
+Stop = Callable[[], bool]
+
+
+class Stopped(Exception):
+    """Training was told to stop and has saved; `run` can be resumed."""
+
+
+class RunFailed(Exception):
+    """The run met something it cannot go on from. The message says where it stands."""
+
+
+def enable_compilation_cache() -> None:
+    """Keep compiled programs in the user's cache folder, so that a second start is quick."""
+    folder = cache_folder() / "compiled"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+def train(config: TrainConfig, *, resume: str | None, told_to_stop: Stop) -> dict[str, Any]:
+    """Train, evaluate, and leave a run directory."""
+    enable_compilation_cache()
+    if resume is not None:
+        run = runs.existing(resume)
+        if run.summary.exists():
+            raise ConfigError(f"resume: {resume} is complete; start a new run to train further")
+        config = configs.from_mapping(configs.read_yaml(run.config), TrainConfig(), str(run.config))
+    began = time.perf_counter()
+    experiment = experiments.build(config)
+    seconds = {"data": time.perf_counter() - began}
+    describe(experiment)
+    if resume is None:
+        name = f"{config.algorithm}-{Path(config.data).stem}"
+        run = runs.create(name, configs.to_plain(experiment.config))
+    console.say(f"run        {run.folder}")
+    step, seconds["compile"] = experiments.compile_step(experiment, experiment.training)
+    console.say(f"compiled   in {seconds['compile']:.1f} s")
+    began = time.perf_counter()
+    train_loop(experiment, step, run, resume is not None, told_to_stop)
+    seconds["train"] = time.perf_counter() - began
+    progress = experiments.restore_progress(experiment, run)
+    console.say(
+        f"best       step {int(progress.best_step)}, "
+        f"meta-validation accuracy {100 * float(progress.best_score):.1f}"
+    )
+    return evaluate_run(experiment, run, progress.best_params, seconds)
+
+
+def describe(experiment: Experiment) -> None:
+    """What is about to be trained, in a few lines."""
+    split, spec = experiment.split, experiment.spec
+    console.say(f"data       {split.about}")
+    counts = ", ".join(
+        f"meta-{side} {len(split.classes[side])} classes {split.pools[side].x.shape[0]} images"
+        for side in SIDES
+    )
+    console.say(f"split      {counts}; support and query share no {spec.disjoint}")
+    config = experiment.config
+    console.say(
+        f"learner    {config.algorithm} {dict(config.hyper)} on {config.backbone} "
+        f"{dict(config.net)}, norm {config.norm}; {jax.devices()[0].device_kind}"
+    )
+
+
+def train_loop(experiment: Experiment, step: Any, run: Run, resume: bool, stop: Stop) -> None:
+    """Train with a bar on a terminal, and a line at each meta-validation."""
+    config = experiment.config
+    at_rest = None
+    reports = experiments.train_run(experiment, step, run, resume=resume, told_to_stop=stop)
+    try:
+        with console.bar("training", config.meta_steps) as advance:
+            for report in reports:
+                record = experiments.record_of(report, config)
+                text = f"loss {record['loss']:.3f}  {record['episodes_per_s']:.0f} episodes/s"
+                advance(report.step, text)
+                if report.progress is not None:
+                    at_rest = report.step
+                if report.valid is not None:
+                    console.say(
+                        f"step {report.step:5d}  {text}  train {100 * record['accuracy']:.1f}  "
+                        f"meta-validation {100 * report.valid:.1f}"
+                    )
+    except NonFiniteError as error:
+        kept = f"the checkpoint of step {at_rest} is kept in {run.checkpoints}"
+        raise RunFailed(
+            f"{error}; {kept if at_rest else 'there was no checkpoint yet'}. "
+            "Lower outer_lr or hyper.inner_lr, or set clip"
+        ) from None
+    except OSError as error:
+        raise RunFailed(f"{run.folder}: cannot be written ({error.strerror or error})") from None
+    if stop():
+        raise Stopped(f"saved; go on with: medmeta train --resume {run.folder}")
+
+
+def evaluate_run(
+    experiment: Experiment, run: Run | None, params: Any, seconds: dict[str, float]
+) -> dict[str, Any]:
+    """The table of a trained learner; written into the run where one is given."""
+    began = time.perf_counter()
+    task = experiments.task_of(experiment)
+    facts = baselines.task_facts(task, experiment.split.about)
+    found: list[dict[str, Any]] = []
+    first = None
+    for row in experiments.judge(experiment, params):
+        first = first or row
+        found.append(baselines.result(row, first, facts))
+        console.say(f"evaluated  {row.learner}: {console.percent(found[-1]['accuracy'])}")
+    seconds = {**seconds, "eval": time.perf_counter() - began}
+    summary = {
+        "results": found,
+        "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        "device": jax.devices()[0].device_kind,
+        "versions": runs.versions(),
+        "run": str(run.folder) if run else None,
+    }
+    if run is not None:
+        try:
+            runs.write_json(run.summary, summary)
+        except OSError as error:
+            raise RunFailed(f"{run.summary}: cannot be written ({error.strerror})") from None
+    return summary
+
+
+def evaluate(
+    folder: str, *, shots: int | None, episodes: int | None, baselines_: str
+) -> dict[str, Any]:
+    """Judge a run's best parameters again; at another number of shots, if given."""
+    enable_compilation_cache()
+    run = runs.existing(folder)
+    config = configs.from_mapping(configs.read_yaml(run.config), TrainConfig(), str(run.config))
+    changes: dict[str, Any] = {"baselines": baselines_}
+    if shots is not None:
+        changes["shots"] = shots
+    if episodes is not None:
+        changes["test_episodes"] = episodes
+    began = time.perf_counter()
+    experiment = experiments.build(configs.from_mapping(changes, config, "eval"))
+    seconds = {"data": time.perf_counter() - began}
+    describe(experiment)
+    progress = experiments.restore_progress(experiment, run)
+    return evaluate_run(experiment, None, progress.best_params, seconds)
+
+
+def dry_run(config: TrainConfig) -> dict[str, Any]:
+    """Build and compile everything, and say what a step will cost, without training."""
+    enable_compilation_cache()
+    experiment = experiments.build(config)
+    describe(experiment)
+    compiled, seconds = experiments.compile_step(experiment, experiment.training)
+    progress = experiments.initial_progress(experiment, experiment.training)
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
+    sizes = [leaf.size for leaf in jax.tree.leaves(progress.state.params)]
+    found = {
+        "parameters": int(sum(sizes)),
+        "compile_seconds": round(seconds, 2),
+        "temporary_mb": round(memory.temp_size_in_bytes / 2**20, 1) if memory else None,
+        # XLA counts the body of a loop once, whatever its length.
+        "flops_counting_loops_once": cost.get("flops"),
+        "devices": [str(device) for device in jax.devices()],
+        "config": configs.to_plain(experiment.config),
+    }
+    for name in ("parameters", "compile_seconds", "temporary_mb", "flops_counting_loops_once"):
+        console.say(f"{name:26s} {found[name]}")
+    return found
+
+
+def data_list() -> dict[str, Any]:
+    """The data sources there are, by name, with the first line of their documentation."""
+    about = {name: (made.__doc__ or "").split("\n")[0] for name, made in sources.sources().items()}
+    for name, line in about.items():
+        console.say(f"{name:10s} {line}")
+    return {"sources": about}
+
+
+def data_inspect(source: str, image_size: int) -> dict[str, Any]:
+    """Count what a data set holds: samples, classes, groups, domains, intensities."""
+    samples: Samples = sources.load(source, image_size=image_size)
+    counts = {
+        name: int((samples.labels == label).sum()) for label, name in enumerate(samples.class_names)
+    }
+    unique = len({image.tobytes() for image in samples.images})
+    found = {
+        "samples": len(samples.images),
+        "classes": counts,
+        "groups": None if samples.groups is None else len(set(samples.groups.tolist())),
+        "domains": None if samples.domains is None else sorted(set(samples.domains.tolist())),
+        "channels": int(samples.images.shape[-1]),
+        "intensity": {"mean": float(samples.images.mean()), "std": float(samples.images.std())},
+        "exact_duplicates": len(samples.images) - unique,
+        "about": samples.about,
+    }
+    console.say(f"{samples.about}: {found['samples']} images, {found['channels']} channels")
+    console.say(f"groups {found['groups']}, exact duplicates {found['exact_duplicates']}")
+    for name, count in counts.items():
+        console.say(f"  {count:6d}  {name}")
+    return found
+
+
+def doctor() -> dict[str, Any]:
+    """Check what a run needs: devices, built-in data, a cache and a runs folder to write to."""
+    import os
+    import shutil
+
+    from medmeta_jax.data import anatomy
+
+    checks: dict[str, str] = {}
+    templates = {"t1 2009a": anatomy.TRAIN_TEMPLATE, "t1 2009c": anatomy.TEST_TEMPLATE}
+    for name, template in templates.items():
+        checks[name] = attempt(lambda where: str(anatomy.package_file(*where)), template)
+    folders = {"cache": cache_folder(), "runs": Path(os.environ.get("MEDMETA_RUNS") or "runs")}
+    for name, folder in folders.items():
+        checks[name] = attempt(writable, folder)
+    checks["disk"] = f"ok: {shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB free here"
+    found: dict[str, Any] = {
+        "checks": checks,
+        "python": sys.version.split()[0],
+        "versions": runs.versions(),
+        "devices": [f"{d} ({d.device_kind})" for d in jax.devices()],
+        "ok": all(line.startswith("ok") for line in checks.values()),
+    }
+    for name, line in checks.items():
+        console.say(f"{name:10s} {line}")
+    console.say(f"{'devices':10s} {', '.join(found['devices'])}")
+    for name, version in found["versions"].items():
+        console.say(f"  {name} {version}")
+    return found
+
+
+def attempt(check: Callable[[Any], str], subject: Any) -> str:
+    """One check as "ok: ..." or "problem: ..."."""
+    try:
+        return f"ok: {check(subject)}"
+    except Exception as error:  # a doctor reports whatever it meets
+        return f"problem: {error}"
+
+
+def writable(folder: Path) -> str:
+    """The folder, or the nearest one above it that exists, if it can be written to."""
+    import os
+
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    if not os.access(place, os.W_OK):
+        raise OSError(f"{place} cannot be written to")
+    return str(folder)
