@@ -24,6 +24,7 @@ FINETUNE_STEPS = (5, 20)
 PROBE_RATES = (0.1, 1.0)
 PROBE_STEPS = (20, 100)
 SELECTION_EPISODES = 50
+CURVE_EPISODES = 200  # of the meta-test list, for accuracy by inner step
 
 
 class Task(NamedTuple):
@@ -44,7 +45,8 @@ class Task(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A learner's scores, how it was set, and its accuracy by inner steps where it has any."""
+    """A learner's scores, how it was set, and where it has inner steps its accuracy after
+    0, 1, ... of them, on the first `CURVE_EPISODES` episodes."""
 
     learner: str
     norm: str
@@ -61,8 +63,10 @@ def rows(task: Task, learner: MetaLearner, params: Params, untrained: Params) ->
     if steps is None:
         scores = evaluate(learner, params, task.test)
     else:
-        every = [evaluate(learner, params, task.test, steps=k) for k in range(steps + 1)]
-        scores, by_step = every[-1], tuple(s.estimate("accuracy").mean for s in every)
+        scores = evaluate(learner, params, task.test, steps=steps)
+        some = task.test._replace(keys=task.test.keys[:CURVE_EPISODES])
+        every = (evaluate(learner, params, some, steps=k) for k in range(steps + 1))
+        by_step = tuple(s.estimate("accuracy").mean for s in every)
     yield Row(name, learner.norm, scores, dict(task.config.hyper), by_step)
     if task.config.baselines == "none":
         return

@@ -55,7 +55,7 @@ class TrainConfig:
     """A file of medmeta_jax/backbones; its own arguments are the `net` options."""
     net: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Arguments of the backbone."""
-    norm: Literal["batch", "support", "group", "none"] = "batch"
+    norm: Literal["batch", "support", "group", "none"] = "support"
     """Where normalisation statistics come from. "batch" is transductive on the query set."""
     augment: tuple[str, ...] = ("rotate", "scale", "crop")
     """Files of medmeta_jax/augment, applied to the episodes of meta-training."""

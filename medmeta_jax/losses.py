@@ -1,7 +1,7 @@
 """Masked losses, `(logits, y, mask) -> scalar`: the mean over examples that are there.
 
-Every loss reduces with `masked_mean`, so that padding has weight zero and a NaN in
-padding stays out of values and gradients (selection by `where`, never by product).
+Every loss selects before it computes and reduces with `masked_mean`, so that padding has
+weight zero and a NaN in padding stays out of values and gradients.
 """
 
 from __future__ import annotations
@@ -18,6 +18,16 @@ from medmeta_jax.types import Array, Episode, Examples, Info, Loss, Params, PyTr
 ABSENT = -1e9
 
 
+def select(values: Array, mask: Array) -> Array:
+    """`values` [n, ...] with zeros in place of padding, in values and in gradients.
+
+    To be done before a function that could meet a NaN, not after: the gradient of a
+    selection passes through what was not selected.
+    """
+    wide = mask.reshape(mask.shape + (1,) * (values.ndim - 1))
+    return jnp.where(wide, values, jnp.zeros_like(values))
+
+
 def masked_mean(values: Array, mask: Array) -> Array:
     """Mean of `values` [n, ...] over the examples where `mask` [n] is True.
 
@@ -26,8 +36,7 @@ def masked_mean(values: Array, mask: Array) -> Array:
     >>> masked_mean(jnp.array([1.0, 3.0, jnp.nan]), jnp.array([True, True, False]))
     Array(2., dtype=float32)
     """
-    wide = mask.reshape(mask.shape + (1,) * (values.ndim - 1))
-    total = jnp.where(wide, values, jnp.zeros_like(values)).sum()
+    total = select(values, mask).sum()
     per_example = values.size // max(values.shape[0], 1)
     count = jnp.maximum(mask.sum(), 1).astype(values.dtype) * per_example
     return total / count
@@ -35,19 +44,20 @@ def masked_mean(values: Array, mask: Array) -> Array:
 
 def cross_entropy(logits: Array, y: Array, mask: Array) -> Array:
     """Softmax cross-entropy. logits: [n, *spatial, ways], y: [n, *spatial] int."""
-    safe = jnp.where(mask.reshape(mask.shape + (1,) * (y.ndim - 1)), y, 0)
-    return masked_mean(optax.softmax_cross_entropy_with_integer_labels(logits, safe), mask)
+    logits, y = select(logits, mask), select(y, mask)
+    return masked_mean(optax.softmax_cross_entropy_with_integer_labels(logits, y), mask)
 
 
 def binary_cross_entropy(logits: Array, y: Array, mask: Array) -> Array:
     """Sigmoid cross-entropy for multi-label tasks. logits and y: [n, L]."""
-    return masked_mean(optax.sigmoid_binary_cross_entropy(logits, y.astype(logits.dtype)), mask)
+    logits, y = select(logits, mask), select(y.astype(logits.dtype), mask)
+    return masked_mean(optax.sigmoid_binary_cross_entropy(logits, y), mask)
 
 
 def squared_error(logits: Array, y: Array, mask: Array) -> Array:
     """Squared error. logits: [n, D]; y: [n, D], or [n] where D is 1."""
     target = y.reshape(logits.shape).astype(logits.dtype)
-    return masked_mean((logits - target) ** 2, mask)
+    return masked_mean(select(logits - target, mask) ** 2, mask)
 
 
 def accuracy(logits: Array, y: Array, mask: Array) -> Array:

@@ -138,19 +138,37 @@ def check_episode(episode: Episode) -> None:
             ) from None
 
 
+def clear_padding(x: PyTree, mask: Array) -> PyTree:
+    """Inputs with zeros in place of padding, which may have held anything, even NaN.
+
+    Masked losses alone would not do: a weight gradient multiplies the padding's zero
+    cotangent with its input, and 0 * NaN is NaN.
+    """
+
+    def clear(leaf: Array) -> Array:
+        wide = mask.reshape(mask.shape + (1,) * (leaf.ndim - 1))
+        return jnp.where(wide, leaf, jnp.zeros_like(leaf))
+
+    return jax.tree.map(clear, x)
+
+
 def checked(learner: MetaLearner) -> MetaLearner:
-    """The same learner with its public functions guarded by the shape contracts."""
+    """The same learner behind the contracts: shapes are checked, padding is cleared."""
+
+    def clear(examples: Examples) -> Examples:
+        return examples._replace(x=clear_padding(examples.x, examples.mask))
 
     def adapt(meta_params: Params, support: Examples, key: Array, steps: Any = None) -> PyTree:
         check_examples(support, "support")
-        return learner.adapt(meta_params, support, key, steps)
+        return learner.adapt(meta_params, clear(support), key, steps)
 
     def predict(adapted: PyTree, x: PyTree, mask: Array) -> Array:
         check_examples(Examples(x, mask, mask), "query")
-        return learner.predict(adapted, x, mask)
+        return learner.predict(adapted, clear_padding(x, mask), mask)
 
     def loss(meta_params: Params, episode: Episode, key: Array, step: Array) -> tuple[Array, Info]:
         check_episode(episode)
+        episode = Episode(clear(episode.support), clear(episode.query), episode.classes)
         value, info = learner.loss(meta_params, episode, key, step)
         chex.assert_rank([value, info.loss], 0)
         return value, info

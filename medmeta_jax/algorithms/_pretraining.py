@@ -52,7 +52,8 @@ def pretraining_loss(
     return loss
 
 
-def require_pool_classes(pool_classes: int) -> None:
+def require_sizes(outputs: int, pool_classes: int) -> None:
     """Shared validation of the factories that pre-train (ValueError)."""
-    if pool_classes < 1:
-        raise ValueError(f"pool_classes must be >= 1, got {pool_classes}")
+    for name, size in (("outputs", outputs), ("pool_classes", pool_classes)):
+        if size < 1:
+            raise ValueError(f"{name} must be >= 1, got {size}")

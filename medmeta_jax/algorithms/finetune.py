@@ -19,11 +19,19 @@ import jax.numpy as jnp
 from medmeta_jax.algorithms._pretraining import (
     init_pretraining,
     pretraining_loss,
-    require_pool_classes,
+    require_sizes,
 )
 from medmeta_jax.algorithms.maml import Adapted, maml
 from medmeta_jax.losses import cross_entropy
-from medmeta_jax.types import Array, Backbone, Examples, Loss, MetaLearner, Params
+from medmeta_jax.types import (
+    Array,
+    Backbone,
+    Examples,
+    Loss,
+    MetaLearner,
+    Params,
+    checked,
+)
 
 
 def finetune(
@@ -45,15 +53,17 @@ def finetune(
 
     meta_params: {"body", "head", "classifier"}.
     """
-    require_pool_classes(pool_classes)
+    require_sizes(outputs, pool_classes)
     inner = maml(backbone, outputs=outputs, loss=loss, steps=steps, inner_lr=inner_lr, loop="scan")
 
     def adapt(params: Params, support: Examples, key: Array, steps: Any = None) -> Adapted:
         theta = {"body": params["body"], "head": jax.tree.map(jnp.zeros_like, params["head"])}
         return inner.adapt(theta, support, key, steps)
 
-    return inner._replace(
-        init=init_pretraining(backbone, outputs, pool_classes),
-        adapt=adapt,
-        loss=pretraining_loss(backbone),
+    return checked(
+        inner._replace(
+            init=init_pretraining(backbone, outputs, pool_classes),
+            adapt=adapt,
+            loss=pretraining_loss(backbone),
+        )
     )

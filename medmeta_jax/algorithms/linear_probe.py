@@ -18,7 +18,7 @@ import optax
 from medmeta_jax.algorithms._pretraining import (
     init_pretraining,
     pretraining_loss,
-    require_pool_classes,
+    require_sizes,
 )
 from medmeta_jax.algorithms.anil import Adapted
 from medmeta_jax.heads import linear
@@ -55,7 +55,7 @@ def linear_probe(
 
     meta_params: {"body", "head", "classifier"}.
     """
-    require_pool_classes(pool_classes)
+    require_sizes(outputs, pool_classes)
     if not inner_lr > 0:
         raise ValueError(f"inner_lr must be > 0, got {inner_lr}")
     if decay < 0:

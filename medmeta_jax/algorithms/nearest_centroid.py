@@ -10,10 +10,10 @@ from __future__ import annotations
 from medmeta_jax.algorithms._pretraining import (
     init_pretraining,
     pretraining_loss,
-    require_pool_classes,
+    require_sizes,
 )
 from medmeta_jax.algorithms.protonet import protonet
-from medmeta_jax.types import Backbone, MetaLearner
+from medmeta_jax.types import Backbone, MetaLearner, checked
 
 
 def nearest_centroid(backbone: Backbone, *, outputs: int, pool_classes: int = 1) -> MetaLearner:
@@ -21,7 +21,9 @@ def nearest_centroid(backbone: Backbone, *, outputs: int, pool_classes: int = 1)
 
     meta_params: {"body", "head", "classifier"}, of which "head" is not used.
     """
-    require_pool_classes(pool_classes)
-    return protonet(backbone, outputs=outputs)._replace(
-        init=init_pretraining(backbone, outputs, pool_classes), loss=pretraining_loss(backbone)
+    require_sizes(outputs, pool_classes)
+    return checked(
+        protonet(backbone, outputs=outputs)._replace(
+            init=init_pretraining(backbone, outputs, pool_classes), loss=pretraining_loss(backbone)
+        )
     )

@@ -51,7 +51,8 @@ def apply_ops(
             lambda plane: map_coordinates(plane, places, order=1, mode="nearest"), -1, -1
         )(image)
         if label_map is not None:
-            label_map = map_coordinates(label_map, places, order=0, mode="nearest")
+            rows, columns = (jnp.round(place).astype(jnp.int32) for place in places)
+            label_map = label_map.at[rows, columns].get(mode="clip")
     for op, op_key in zip(ops, keys, strict=True):
         if op.intensity is not None:
             image = op.intensity(op_key, image)

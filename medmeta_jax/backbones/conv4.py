@@ -18,7 +18,19 @@ from medmeta_jax.ops.conv import Form, conv
 from medmeta_jax.ops.pool import max_pool
 from medmeta_jax.types import Array, Backbone
 
-MAX_GROUPS = 8
+MAX_GROUPS, MIN_GROUP_CHANNELS = 8, 4
+
+
+def group_count(channels: int) -> int:
+    """Groups of a group norm: at most 8, of 4 channels or more, dividing the channels.
+
+    A group of one channel on a 1x1 map would be one number, normalised to nothing.
+
+    >>> [group_count(channels) for channels in (4, 16, 30, 64)]
+    [1, 4, 6, 8]
+    """
+    most = max(1, min(MAX_GROUPS, channels // MIN_GROUP_CHANNELS))
+    return next(groups for groups in range(most, 0, -1) if channels % groups == 0)
 
 
 class Norm(nn.Module):
@@ -34,8 +46,7 @@ class Norm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         if self.policy == "group":
-            groups = next(g for g in range(MAX_GROUPS, 0, -1) if channels % g == 0)
-            return norms.group_normalise(x, scale, bias, groups)
+            return norms.group_normalise(x, scale, bias, group_count(channels))
         if self.policy == "batch":
             return norms.normalise(x, norms.masked_moments(x, mask), scale, bias)
         given = self.has_variable(STATS, "moments")
@@ -84,7 +95,7 @@ def conv4(
     *,
     width: int = 32,
     widths: Sequence[int] | None = None,
-    norm: norms.NormPolicy = "batch",
+    norm: norms.NormPolicy = "support",
     form: Form = "patches",
 ) -> Backbone:
     """Conv4 as a backbone: [n, H, W, C] float -> [n, F] features.

@@ -23,6 +23,7 @@ import csv
 import importlib.util
 import os
 import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,7 +67,7 @@ def load(source: str = "anatomy", *, image_size: int = 28) -> Samples:
     try:
         with np.load(cached, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{cached}: damaged ({error}); remove it to build it again") from None
     names, labels = np.unique(arrays["regions"], return_inverse=True)
     return Samples(

@@ -1,0 +1,106 @@
+"""The contract of an augmentation op, for every file of `augment/`."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medmeta_jax import registry
+from medmeta_jax.algorithms.protonet import protonet
+from medmeta_jax.augment._ops import Op, affine, apply_ops, augment_examples, augmented
+from medmeta_jax.types import Examples
+
+from ..conftest import WAYS, make_episode, tiny_backbone
+
+NAMES = registry.names("augment")
+KEY = jax.random.key(3)
+
+
+@pytest.fixture(params=NAMES)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def image(channels: int = 2) -> jax.Array:
+    return jax.random.normal(jax.random.key(0), (9, 9, channels))
+
+
+def test_keeps_shape_and_dtype_and_follows_the_key(name: str) -> None:
+    op = registry.factory("augment", name)()
+    apply = jax.jit(lambda key: apply_ops([op], key, image()))
+    out, label_map = apply(KEY)
+    assert (out.shape, out.dtype, label_map) == (image().shape, image().dtype, None)
+    np.testing.assert_array_equal(out, apply(KEY)[0])
+    draws = [apply(jax.random.key(k))[0] for k in range(12)]
+    assert any((draw != draws[0]).any() for draw in draws[1:])
+
+
+def test_identity_at_magnitude_zero(name: str) -> None:
+    op = registry.factory("augment", name)(magnitude=0.0)
+    for k in range(3):
+        out, _ = apply_ops([op], jax.random.key(k), image())
+        np.testing.assert_allclose(out, image(), atol=1e-5)
+
+
+def test_label_maps_move_with_the_image(name: str) -> None:
+    """A map that says where the image is bright still says so afterwards."""
+    op = registry.factory("augment", name)()
+    rows = jnp.arange(33)[:, None]
+    bright = ((rows - 12) ** 2 + (jnp.arange(33)[None] - 20) ** 2 < 49).astype(jnp.int32)
+    for k in range(4):
+        out, moved = apply_ops(
+            [op], jax.random.key(k), bright[..., None].astype(jnp.float32), bright
+        )
+        agree = (out[..., 0] > 0.5) == (moved == 1)
+        assert agree.mean() > 0.97
+        assert moved.dtype == bright.dtype
+
+
+@pytest.mark.parametrize("magnitude", [-0.1, 1000.0])
+def test_refuses_nonsense(name: str, magnitude: float) -> None:
+    with pytest.raises(ValueError, match="magnitude must be in"):
+        registry.factory("augment", name)(magnitude=magnitude)
+
+
+def test_flip_is_exact() -> None:
+    op = registry.factory("augment", "flip")(magnitude=1.0)
+    np.testing.assert_allclose(apply_ops([op], KEY, image())[0], image()[:, ::-1], atol=1e-5)
+
+
+def test_a_chain_is_one_resampling() -> None:
+    """A turn and its inverse give the image back: nothing is blurred twice."""
+
+    def turn(degrees: float) -> Op:
+        a = np.deg2rad(degrees)
+        rows = [[np.cos(a), -np.sin(a), 0.0], [np.sin(a), np.cos(a), 0.0]]
+        return Op(affine=lambda key: affine(rows))
+
+    out, _ = apply_ops([turn(30), turn(-30)], KEY, image())
+    np.testing.assert_allclose(out, image(), atol=1e-4)
+    quarter, _ = apply_ops([turn(90)], KEY, image())
+    np.testing.assert_allclose(quarter, jnp.rot90(image(), -1), atol=1e-4)
+
+
+def test_each_example_is_changed_by_itself() -> None:
+    op = registry.factory("augment", "rotate")()
+    same = jnp.stack([image()] * 3)
+    out = augment_examples([op], KEY, Examples(same, jnp.zeros(3, jnp.int32), jnp.ones(3, bool)))
+    assert (out.x[0] != out.x[1]).any()
+
+
+def test_augmentation_is_for_training_alone() -> None:
+    learner = protonet(tiny_backbone(), outputs=WAYS)
+    ops = [registry.factory("augment", "rotate")(magnitude=90.0)]
+    changed = augmented(learner, support=ops, query=ops)
+    episode, step = make_episode(), jnp.zeros((), jnp.int32)
+    params = learner.init(KEY, episode.support.x)
+    plain, other, none = (
+        float(jax.jit(made.loss)(params, episode, KEY, step)[0])
+        for made in (learner, changed, augmented(learner))
+    )
+    assert other != plain
+    assert none == plain
+    assert changed.adapt is learner.adapt
+    assert changed.predict is learner.predict

@@ -1,0 +1,169 @@
+"""The contract of a backbone, for every file of `backbones/` and every norm it takes."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.flatten_util import ravel_pytree
+
+from medmeta_jax import registry
+from medmeta_jax.adapters import from_linen, from_nnx
+from medmeta_jax.algorithms.maml import maml
+from medmeta_jax.backbones.conv4 import conv4
+from medmeta_jax.types import Backbone
+
+from ..conftest import SIZE, WAYS, make_episode
+
+NORMS = ("batch", "support", "group", "none")
+
+
+def cases() -> list[tuple[str, str]]:
+    found = []
+    for name in registry.names("backbones"):
+        for norm in NORMS:
+            try:
+                registry.factory("backbones", name)(norm=norm)
+            except ValueError:
+                continue
+            found.append((name, norm))
+    return found
+
+
+@pytest.fixture(params=cases(), ids="-".join)
+def backbone(request: pytest.FixtureRequest) -> Backbone:
+    name, norm = request.param
+    small = {"width": 4} if "width" in registry.defaults("backbones", name) else {}
+    return registry.factory("backbones", name)(norm=norm, **small)
+
+
+def inputs(n: int = 3) -> tuple[jax.Array, jax.Array]:
+    return jax.random.normal(jax.random.key(2), (n, SIZE, SIZE, 2)), jnp.ones(n, bool)
+
+
+def test_pure_and_deterministic(backbone: Backbone) -> None:
+    x, mask = inputs()
+    params = backbone.init(jax.random.key(0), x)
+    before = jax.tree.map(np.array, params)
+    apply = jax.jit(backbone.apply)
+    first, second = apply(params, x, mask), apply(params, x, mask)
+    np.testing.assert_array_equal(first[0], second[0])
+    jax.tree.map(np.testing.assert_array_equal, params, before)
+    assert first[0].shape[0] == 3
+    assert first[0].ndim >= 2
+
+
+def test_its_own_statistics_given_back_change_nothing(backbone: Backbone) -> None:
+    x, mask = inputs()
+    params = backbone.init(jax.random.key(0), x)
+    apply = jax.jit(backbone.apply)
+    out, stats = apply(params, x, mask)
+    np.testing.assert_allclose(apply(params, x, mask, stats)[0], out, rtol=1e-5, atol=1e-6)
+    assert bool(jax.tree.leaves(stats)) == (backbone.norm == "support")
+
+
+def test_padding_does_not_reach_the_others(backbone: Backbone) -> None:
+    x, mask = inputs()
+    params = backbone.init(jax.random.key(0), x)
+    apply = jax.jit(backbone.apply)
+    alone, _ = apply(params, x[:2], mask[:2])
+    mask = mask.at[2].set(False)
+    for rubbish in (1e3, 0.0):
+        out, _ = apply(params, x.at[2].set(rubbish), mask)
+        np.testing.assert_allclose(out[:2], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_second_derivative_equals_differences(x64: None, backbone: Backbone) -> None:
+    """A Hessian-vector product against central differences of the gradient, float64."""
+    x, mask = inputs()
+    x = x.astype(jnp.float64)
+    params = jax.tree.map(lambda p: p.astype(jnp.float64), backbone.init(jax.random.key(0), x))
+    flat, unravel = ravel_pytree(params)
+    if not flat.size:
+        pytest.skip("has no parameters")
+
+    # Away from the initialisation, whose zero biases sit on the kinks of ReLU.
+    flat = flat + 0.1 * jax.random.normal(jax.random.key(3), flat.shape, jnp.float64)
+
+    def loss(vector):
+        return jnp.tanh(backbone.apply(unravel(vector), x, mask)[0]).sum()
+
+    grad = jax.jit(jax.grad(loss))
+    direction = jax.random.normal(jax.random.key(1), flat.shape, jnp.float64)
+    product = jax.jit(lambda f, d: jax.jvp(grad, (f,), (d,))[1])(flat, direction)
+    h = 1e-6
+    difference = (grad(flat + h * direction) - grad(flat - h * direction)) / (2 * h)
+    scale = float(jnp.abs(product).max())
+    np.testing.assert_allclose(product, difference, rtol=1e-3, atol=1e-5 * max(scale, 1.0))
+
+
+def test_conv4_is_the_standard_network() -> None:
+    """Conv4-64 on 28 pixels: 64 features, and the parameters of the literature less biases."""
+    backbone = conv4(width=64, norm="batch")
+    x = jnp.zeros((1, 28, 28, 1))
+    params = jax.eval_shape(backbone.init, jax.random.key(0), x)
+    out, _ = jax.eval_shape(backbone.apply, params, x, jnp.ones(1, bool))
+    assert out.shape == (1, 64)
+    kernels = 9 * 64 + 3 * 9 * 64 * 64
+    assert sum(p.size for p in jax.tree.leaves(params)) == kernels + 4 * 2 * 64
+
+
+@pytest.mark.parametrize("bad", [{"widths": ()}, {"width": 0}, {"norm": "layer"}])
+def test_conv4_refuses_nonsense(bad) -> None:
+    with pytest.raises(ValueError, match=r"must be"):
+        conv4(**bad)
+
+
+class Stateful(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.BatchNorm(use_running_average=False)(x)
+
+
+def test_linen_state_is_refused_by_name() -> None:
+    with pytest.raises(
+        ValueError, match=r"Stateful keeps state in the collections \['batch_stats'"
+    ):
+        from_linen(Stateful()).init(jax.random.key(0), jnp.ones((2, 3)))
+
+
+class Net(nnx.Module):
+    """A user's own NNX module."""
+
+    def __init__(self, *, rngs: nnx.Rngs) -> None:
+        self.conv = nnx.Conv(1, 4, (3, 3), rngs=rngs)
+        self.layers = nnx.List([nnx.Linear(4, 6, rngs=rngs), nnx.Linear(6, 5, rngs=rngs)])
+
+    def __call__(self, x):
+        x = nnx.relu(self.conv(x)).mean((1, 2))
+        for layer in self.layers:
+            x = nnx.relu(layer(x))
+        return x
+
+
+def test_an_nnx_module_is_meta_trained() -> None:
+    learner = maml(from_nnx(lambda rngs: Net(rngs=rngs)), outputs=WAYS, steps=2)
+    episode = make_episode()
+    params = learner.init(jax.random.key(0), episode.support.x)
+    key, step = jax.random.key(1), jnp.zeros((), jnp.int32)
+    grads = jax.jit(jax.grad(lambda p: learner.loss(p, episode, key, step)[0]))(params)
+    assert jax.tree.structure(grads) == jax.tree.structure(params)
+    assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(grads))
+    assert float(jnp.abs(grads["body"]["conv"]["kernel"]).max()) > 0
+
+
+def test_nnx_initialises_from_the_key() -> None:
+    backbone = from_nnx(lambda rngs: Net(rngs=rngs))
+    x = jnp.ones((2, SIZE, SIZE, 1))
+    a, b, c = (backbone.init(jax.random.key(k), x)["conv"]["kernel"] for k in (0, 0, 1))
+    np.testing.assert_array_equal(a, b)
+    assert (a != c).any()
+
+
+def test_nnx_state_is_refused() -> None:
+    backbone = from_nnx(lambda rngs: nnx.BatchNorm(3, rngs=rngs))
+    with pytest.raises(ValueError, match=r"BatchNorm keeps state beside its nnx\.Param"):
+        backbone.init(jax.random.key(0), jnp.ones((2, 3)))

@@ -1,0 +1,87 @@
+"""What every test shares: strict promotion, a compilation cache, tiny episodes.
+
+Episodes are 8 pixels and networks 4 channels wide, since compiling is what costs here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Before JAX is touched: tests of parallel code need several (pretended) devices.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import jax.numpy as jnp
+from platformdirs import user_cache_dir
+
+from medmeta_jax.backbones.conv4 import conv4
+from medmeta_jax.types import Backbone, Episode, Examples
+
+SIZE, WAYS = 8, 3
+
+jax.config.update("jax_compilation_cache_dir", str(Path(user_cache_dir("medmeta_jax")) / "tests"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in data set is built anew for a test run, into a folder of its own."""
+    folder = tmp_path_factory.mktemp("data")
+    os.environ["MEDMETA_DATA"] = str(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def strict_promotion() -> Iterator[None]:
+    """Implicit mixing of dtypes is an error: it is how float64 and int slip into a program."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Double precision, for tests against closed forms and differences."""
+    with jax.enable_x64(True):
+        yield
+
+
+def make_episode(
+    key: int = 0,
+    *,
+    ways: int = WAYS,
+    shots: int = 2,
+    queries: int = 4,
+    size: int = SIZE,
+    channels: int = 1,
+    noise: float = 0.3,
+) -> Episode:
+    """A task that can be learnt: each class is a random image, its examples add noise."""
+    keys = jax.random.split(jax.random.key(key), 3)
+    prototypes = jax.random.normal(keys[0], (ways, size, size, channels))
+
+    def side(side_key: jax.Array, per_class: int) -> Examples:
+        y = jnp.repeat(jnp.arange(ways), per_class)
+        x = prototypes[y]
+        x = x + noise * jax.random.normal(side_key, x.shape, x.dtype)
+        return Examples(x, y, jnp.ones(y.shape, bool))
+
+    return Episode(side(keys[1], shots), side(keys[2], queries), jnp.arange(ways))
+
+
+def padded(examples: Examples, extra: int, fill: float = jnp.nan) -> Examples:
+    """The same examples followed by `extra` slots of padding that hold rubbish."""
+    x = jax.tree.map(
+        lambda leaf: jnp.concatenate([leaf, jnp.full((extra, *leaf.shape[1:]), fill, leaf.dtype)]),
+        examples.x,
+    )
+    y = jnp.concatenate([examples.y, jnp.full((extra, *examples.y.shape[1:]), 0, examples.y.dtype)])
+    return Examples(x, y, jnp.concatenate([examples.mask, jnp.zeros(extra, bool)]))
+
+
+def tiny_backbone(norm: str = "batch") -> Backbone:
+    """Two blocks of four channels: 8 pixels -> 2 pixels."""
+    return conv4(widths=(4, 4), norm=norm)
