@@ -15,7 +15,7 @@ import numpy as np
 from medmeta_jax import registry
 from medmeta_jax.config import TrainConfig
 from medmeta_jax.data.episodes import EpisodeSpec, episodes_hash, sample_indices
-from medmeta_jax.evaluate import FixedEpisodes, Scores, evaluate, sample_key
+from medmeta_jax.evaluate import Family, FixedEpisodes, Scores, evaluate, sample_key
 from medmeta_jax.metrics.intervals import paired_difference
 from medmeta_jax.types import Array, Backbone, MetaLearner, Params
 
@@ -82,12 +82,11 @@ def scratch(task: Task) -> Row:
     """The network trained on the support set alone, from its initialisation."""
     make = registry.factory("algorithms", "finetune")
 
-    def learner(rate: float) -> MetaLearner:
-        made: MetaLearner = make(task.backbone, outputs=task.outputs, inner_lr=rate)
-        return made
+    def family(rate: Any) -> MetaLearner:
+        return make(task.backbone, outputs=task.outputs, inner_lr=rate)
 
-    params = learner(1.0).init(jax.random.key(task.config.seed), task.example_x)
-    return tuned(task, "scratch", learner, params, FINETUNE_RATES, FINETUNE_STEPS)
+    params = family(1.0).init(jax.random.key(task.config.seed), task.example_x)
+    return tuned(task, "scratch", family, params, FINETUNE_RATES, FINETUNE_STEPS)
 
 
 def raw_centroid(task: Task) -> Row:
@@ -130,23 +129,25 @@ def pretrained(task: Task) -> Iterator[Row]:
 def tuned(
     task: Task,
     name: str,
-    learner: Callable[[float], MetaLearner],
+    family: Family,
     params: Params,
     rates: tuple[float, ...],
     steps: tuple[int, ...],
 ) -> Row:
     """A row whose rate and steps are the best on the first meta-validation episodes."""
     some = task.val._replace(keys=task.val.keys[:SELECTION_EPISODES])
-    learners = {rate: learner(rate) for rate in rates}
+
+    def at(rate: float, count: int, episodes: FixedEpisodes) -> Scores:
+        return evaluate(family, params, episodes, steps=count, settings=(rate,))
+
     found = {
-        (rate, count): evaluate(made, params, some, steps=count).estimate("accuracy").mean
-        for rate, made in learners.items()
+        (rate, count): at(rate, count, some).estimate("accuracy").mean
+        for rate in rates
         for count in steps
     }
     rate, count = max(found, key=lambda setting: found[setting])
-    best = learners[rate]
-    scores = evaluate(best, params, task.test, steps=count)
-    return Row(name, best.norm, scores, {"inner_lr": rate, "steps": count})
+    chosen = {"inner_lr": rate, "steps": count}
+    return Row(name, task.backbone.norm, at(rate, count, task.test), chosen)
 
 
 def result(row: Row, first: Row, task_facts: dict[str, Any]) -> dict[str, Any]:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
+import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from medmeta_jax import registry
 
@@ -145,82 +147,107 @@ def load(preset: str | None, file: str | None) -> TrainConfig:
 
 def options(folder: str, name: str) -> dict[str, Any]:
     """What a configuration may tell a factory, with the factory's own defaults."""
-    try:
-        found = registry.defaults(folder, name)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    known = registry.names(folder)
+    if name not in known:
+        raise ConfigError(f"{folder}: no {name!r}{suggest(name, known)}")
+    found = registry.defaults(folder, name)
     return {key: value for key, value in found.items() if key not in BOUND}
+
+
+LEAST = {
+    "image_size": 4, "ways": 2, "shots": 1, "queries": 1, "meta_steps": 1, "meta_batch": 1,
+    "chunk": 1, "validate_every": 1, "val_episodes": 2, "patience": 0, "dispatch": 1,
+    "test_episodes": 2, "seed": 0, "clip": 0,
+}  # fmt: skip
 
 
 def check(config: TrainConfig) -> TrainConfig:
     """The configuration with `hyper` and `net` filled in, or ConfigError naming the field.
 
-    Values of `hyper`, `net` and augmentation are checked by their factories; what can be
-    seen without data or devices is checked here.
+    Values of `hyper` and `net` are checked further by their factories; what can be seen
+    without data or devices is checked here.
     """
-    filled: dict[str, Any] = {}
-    for name, folder, kind in (
-        ("hyper", "algorithms", config.algorithm),
-        ("net", "backbones", config.backbone),
-    ):
-        allowed = options(folder, kind)
-        given = getattr(config, name)
-        for key in given.keys() - allowed.keys():
-            raise ConfigError(f"{name}.{key}: {kind} has no such argument{suggest(key, allowed)}")
-        for key, value in given.items():
-            check_type(f"{name}.{key}", value, type(allowed[key]))
-        filled[name] = {**allowed, **given}
+    for name, hint in get_type_hints(TrainConfig).items():
+        value = getattr(config, name)
+        if not fits(value, hint):
+            raise ConfigError(f"{name}: must be {describe(hint)}, got {value!r}")
+        parts = value if isinstance(value, tuple) else (value,)
+        if name in LEAST and any(part is not None and part < LEAST[name] for part in parts):
+            raise ConfigError(f"{name}: must be >= {LEAST[name]}, got {value}")
+    for name in ("ways", "shots"):
+        value = getattr(config, name)
+        if isinstance(value, tuple) and value[0] > value[1]:
+            raise ConfigError(f"{name}: must be lowest and highest, got {value}")
+    if config.outer_lr <= 0:
+        raise ConfigError(f"outer_lr: must be > 0, got {config.outer_lr}")
+    if config.chunk is not None and config.meta_batch % config.chunk:
+        raise ConfigError(f"chunk: must divide meta_batch {config.meta_batch}, got {config.chunk}")
     for op in config.augment:
         if op not in registry.names("augment"):
             raise ConfigError(f"augment: no {op!r}{suggest(op, registry.names('augment'))}")
-    hints = {field.name: field.type for field in dataclasses.fields(config)}
-    for name, least in (
-        ("image_size", 4), ("queries", 1), ("meta_steps", 1), ("meta_batch", 1),
-        ("validate_every", 1), ("val_episodes", 2), ("patience", 0), ("dispatch", 1),
-        ("test_episodes", 2), ("seed", 0),
-    ):  # fmt: skip
-        check_type(name, getattr(config, name), int)
-        if getattr(config, name) < least:
-            raise ConfigError(f"{name}: must be >= {least}, got {getattr(config, name)}")
-    for name in ("disjoint", "balance", "norm", "augment_on", "schedule", "baselines"):
-        choices = [part.strip(" '\"") for part in str(hints[name])[8:-1].split(",")]
-        if getattr(config, name) not in choices:
-            raise ConfigError(f"{name}: must be one of {choices}, got {getattr(config, name)!r}")
-    check_type("outer_lr", config.outer_lr, float)
-    check_type("clip", config.clip, float)
-    if not 0 < config.outer_lr < float("inf"):
-        raise ConfigError(f"outer_lr: must be > 0, got {config.outer_lr}")
-    if not 0 <= config.clip < float("inf"):
-        raise ConfigError(f"clip: must be >= 0, got {config.clip}")
-    for name, least in (("ways", 2), ("shots", 1)):
-        value = getattr(config, name)
-        if value is None and name == "ways":
-            continue
-        pair = (value, value) if isinstance(value, int) else value
-        if (
-            not isinstance(pair, tuple)
-            or len(pair) != 2
-            or not all(type(v) is int for v in pair)
-            or not least <= pair[0] <= pair[1]
-        ):
-            raise ConfigError(
-                f"{name}: must be a number >= {least}, or lowest and highest, got {value!r}"
-            )
-    if config.chunk is not None and (config.chunk < 1 or config.meta_batch % config.chunk):
-        raise ConfigError(f"chunk: must divide meta_batch {config.meta_batch}, got {config.chunk}")
-    return dataclasses.replace(config, **filled)
+    return dataclasses.replace(
+        config,
+        hyper=filled("hyper", config.hyper, "algorithms", config.algorithm),
+        net=filled("net", config.net, "backbones", config.backbone),
+    )
 
 
-def check_type(name: str, value: Any, wanted: type) -> None:
-    """Refuse a value of another type; whole numbers may stand for real ones."""
-    fits = isinstance(value, wanted) and not (wanted is not bool and isinstance(value, bool))
-    if not fits and not (wanted is float and type(value) is int):
-        raise ConfigError(f"{name}: must be {wanted.__name__}, got {value!r}")
+def filled(field: str, given: Mapping[str, Any], folder: str, kind: str) -> dict[str, Any]:
+    """A factory's defaults with the given values, each of its default's type."""
+    allowed = options(folder, kind)
+    for key, value in given.items():
+        if key not in allowed:
+            raise ConfigError(f"{field}.{key}: {kind} has no such argument{suggest(key, allowed)}")
+        if not fits(value, type(allowed[key])):
+            wanted = describe(type(allowed[key]))
+            raise ConfigError(f"{field}.{key}: must be {wanted}, got {value!r}")
+    return {**allowed, **given}
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of an annotated type; whole numbers may stand for real ones.
+
+    >>> fits((2, 5), int | tuple[int, int]), fits(True, int), fits(float("nan"), float)
+    (True, False, False)
+    """
+    kind, inside = get_origin(hint), get_args(hint)
+    if kind is Literal:
+        return type(value) is str and value in inside
+    if kind in (Union, types.UnionType):
+        return any(fits(value, one) for one in inside)
+    if kind is tuple:
+        each = inside[:1] * len(value) if isinstance(value, tuple) and ... in inside else inside
+        return isinstance(value, tuple) and len(value) == len(each) and all(map(fits, value, each))
+    if kind is Mapping:
+        return isinstance(value, Mapping)
+    if hint is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is hint
+
+
+def describe(hint: Any) -> str:
+    """An annotated type in words.
+
+    >>> describe(int | tuple[int, int] | None)
+    'a whole number or a pair of whole numbers or nothing'
+    """
+    kind, inside = get_origin(hint), get_args(hint)
+    if kind is Literal:
+        return f"one of {', '.join(inside)}"
+    if kind in (Union, types.UnionType):
+        return " or ".join(map(describe, inside))
+    if kind is tuple:
+        return "a list of names" if ... in inside else "a pair of whole numbers"
+    words = {
+        int: "a whole number", float: "a number", str: "text", bool: "true or false",
+        type(None): "nothing",
+    }  # fmt: skip
+    return words.get(hint, "a mapping")
 
 
 def suggest(name: str, known: Any) -> str:
     """A hint at the nearest known name, as the end of a message."""
-    close = difflib.get_close_matches(name, list(known), n=1)
+    close = difflib.get_close_matches(str(name), list(known), n=1)
     return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(sorted(known))}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,9 @@ import numpy as np
 from medmeta_jax.metrics.classification import confusion, episode_scores
 from medmeta_jax.metrics.intervals import Estimate, over_classes, over_episodes
 from medmeta_jax.types import Array, Examples, MetaLearner, Params
+
+# Episodes of one call: lists of every length share one executable.
+BLOCK = 50
 
 
 class Predictions(NamedTuple):
@@ -45,12 +49,23 @@ def sample_key(key: Array) -> Array:
     return jax.random.split(key)[0]
 
 
-@functools.lru_cache(maxsize=32)
-def compiled(learner: MetaLearner, sampler: Any) -> Any:
-    """The evaluation program of a learner: one executable for every number of steps."""
+Family = Callable[..., MetaLearner]  # settings, numbers that may be traced -> a learner
+
+
+@functools.lru_cache(maxsize=64)
+def only(learner: MetaLearner) -> Family:
+    """The family of one learner, which has no settings."""
+    return lambda: learner
+
+
+@functools.lru_cache(maxsize=64)
+def compiled(family: Family, sampler: Any) -> Any:
+    """The evaluation program of a family: one executable for all settings and step counts."""
 
     @jax.jit
-    def run(params: Params, pool: Any, keys: Array, steps: Array | None) -> Any:
+    def run(params: Params, pool: Any, keys: Array, steps: Array | None, settings: Any) -> Any:
+        learner = family(*settings)
+
         def one(key: Array) -> Any:
             episode = sampler(sample_key(key), pool)
             adapted = learner.adapt(params, episode.support, jax.random.split(key)[1], steps)
@@ -64,15 +79,31 @@ def compiled(learner: MetaLearner, sampler: Any) -> Any:
 
 
 def predict_episodes(
-    learner: MetaLearner, params: Params, episodes: FixedEpisodes, *, steps: int | None = None
+    learner: MetaLearner | Family,
+    params: Params,
+    episodes: FixedEpisodes,
+    *,
+    steps: int | None = None,
+    settings: tuple[float, ...] = (),
 ) -> Predictions:
     """Adapt to each episode's support and predict its query set.
 
-    steps: inner steps in place of the learner's own.
+    Args:
+      learner: a learner, or a family: a function from `settings` to one.
+      steps: inner steps in place of the learner's own.
     """
-    run = compiled(learner, episodes.sampler)
+    family = only(learner) if isinstance(learner, MetaLearner) else learner
+    run = compiled(family, episodes.sampler)
     count = None if steps is None else jnp.asarray(steps, jnp.int32)
-    return Predictions(*map(np.asarray, run(params, episodes.pool, episodes.keys, count)))
+    numbers = tuple(jnp.asarray(value, jnp.float32) for value in settings)
+    total = episodes.keys.shape[0]
+    places = np.arange(-(-total // BLOCK) * BLOCK) % total  # the last block repeats some
+    blocks = [
+        run(params, episodes.pool, episodes.keys[places[i : i + BLOCK]], count, numbers)
+        for i in range(0, len(places), BLOCK)
+    ]
+    parts = zip(*jax.device_get(blocks), strict=True)
+    return Predictions(*(np.concatenate(part)[:total] for part in parts))
 
 
 class Scores(NamedTuple):
@@ -97,7 +128,14 @@ def score_predictions(predictions: Predictions) -> Scores:
 
 
 def evaluate(
-    learner: MetaLearner, params: Params, episodes: FixedEpisodes, *, steps: int | None = None
+    learner: MetaLearner | Family,
+    params: Params,
+    episodes: FixedEpisodes,
+    *,
+    steps: int | None = None,
+    settings: tuple[float, ...] = (),
 ) -> Scores:
     """`score_predictions` of `predict_episodes`."""
-    return score_predictions(predict_episodes(learner, params, episodes, steps=steps))
+    return score_predictions(
+        predict_episodes(learner, params, episodes, steps=steps, settings=settings)
+    )

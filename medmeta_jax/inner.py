@@ -90,6 +90,16 @@ def unrolled(
     return solve
 
 
+def require_positive(name: str, value: Any) -> None:
+    """Refuse a number that is not above zero (ValueError).
+
+    A traced value passes: a rate may be an argument of a compiled program, so that one
+    executable serves every rate, or a meta-parameter that is learned.
+    """
+    if not isinstance(value, jax.core.Tracer) and not value > 0:
+        raise ValueError(f"{name} must be > 0, got {value}")
+
+
 def partition(moves: Callable[[Path], bool], params: Params) -> tuple[Params, Params]:
     """Split a tree in two by path: what the inner loop moves, and the rest.
 

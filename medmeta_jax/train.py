@@ -123,7 +123,7 @@ def make_step(
         )
         updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = StepMetrics(loss, judged, optax.global_norm(grads))
+        metrics = StepMetrics(loss, judged, optax.tree.norm(grads))
         return TrainState(params, opt_state, state.key, state.step + 1), metrics
 
     def several(state: TrainState, pool: Any, count: Array) -> tuple[TrainState, StepMetrics]:

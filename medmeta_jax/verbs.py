@@ -256,12 +256,11 @@ def attempt(check: Callable[[Any], str], subject: Any) -> str:
 
 
 def writable(folder: Path) -> str:
-    """The folder, or the nearest one above it that exists, if it can be written to."""
-    import os
+    """The folder, if it or the nearest one above it that exists can be written to (OSError)."""
+    import tempfile
 
     place = folder.absolute()
     while not place.exists():
         place = place.parent
-    if not os.access(place, os.W_OK):
-        raise OSError(f"{place} cannot be written to")
-    return str(folder)
+    with tempfile.TemporaryFile(dir=place):
+        return str(folder)

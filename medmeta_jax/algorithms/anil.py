@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import optax
 
 from medmeta_jax.heads import linear, with_head
-from medmeta_jax.inner import Loop, Order, unrolled
+from medmeta_jax.inner import Loop, Order, require_positive, unrolled
 from medmeta_jax.losses import cross_entropy, mask_absent, query_loss, ways_present
 from medmeta_jax.types import (
     Array,
@@ -52,8 +52,7 @@ def anil(
 
     meta_params: {"body", "head"}.
     """
-    if not inner_lr > 0:
-        raise ValueError(f"inner_lr must be > 0, got {inner_lr}")
+    require_positive("inner_lr", inner_lr)
     model = with_head(backbone, outputs)
     solve = unrolled(optax.sgd(inner_lr), steps=steps, order=order, loop=loop)
 

@@ -22,7 +22,7 @@ from medmeta_jax.algorithms._pretraining import (
 )
 from medmeta_jax.algorithms.anil import Adapted
 from medmeta_jax.heads import linear
-from medmeta_jax.inner import unrolled
+from medmeta_jax.inner import require_positive, unrolled
 from medmeta_jax.losses import cross_entropy, mask_absent, masked_mean, ways_present
 from medmeta_jax.types import (
     Array,
@@ -56,8 +56,7 @@ def linear_probe(
     meta_params: {"body", "head", "classifier"}.
     """
     require_sizes(outputs, pool_classes)
-    if not inner_lr > 0:
-        raise ValueError(f"inner_lr must be > 0, got {inner_lr}")
+    require_positive("inner_lr", inner_lr)
     if decay < 0:
         raise ValueError(f"decay must be >= 0, got {decay}")
     descent = optax.chain(optax.add_decayed_weights(decay), optax.sgd(inner_lr))

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import optax
 
 from medmeta_jax.heads import with_head
-from medmeta_jax.inner import Loop, Order, Path, merge, partition, unrolled
+from medmeta_jax.inner import Loop, Order, Path, merge, partition, require_positive, unrolled
 from medmeta_jax.losses import cross_entropy, mask_absent, query_loss, ways_present
 from medmeta_jax.types import (
     Array,
@@ -79,8 +79,7 @@ def maml(
     >>> learner.predict(adapted, x, mask).shape
     (2, 2)
     """
-    if optimiser is None and not inner_lr > 0:
-        raise ValueError(f"inner_lr must be > 0, got {inner_lr}")
+    require_positive("inner_lr", inner_lr)
     model = with_head(backbone, outputs)
     solve = unrolled(
         optimiser or optax.sgd(inner_lr), steps=steps, order=order, remat=remat, loop=loop

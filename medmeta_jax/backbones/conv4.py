@@ -94,6 +94,7 @@ class Conv4(nn.Module):
 def conv4(
     *,
     width: int = 32,
+    depth: int = 4,
     widths: Sequence[int] | None = None,
     norm: norms.NormPolicy = "support",
     form: Form = "patches",
@@ -101,8 +102,9 @@ def conv4(
     """Conv4 as a backbone: [n, H, W, C] float -> [n, F] features.
 
     Args:
-      width: channels of each of the four blocks.
-      widths: channels block by block, in place of `width`; any number of blocks.
+      width: channels of each block.
+      depth: number of blocks.
+      widths: channels block by block, in place of `width` and `depth`.
       norm: "batch" (statistics of the set at hand: transductive on a query set),
         "support" (statistics of the support set, applied to the query: inductive),
         "group" (each example by itself) or "none".
@@ -117,7 +119,7 @@ def conv4(
     >>> backbone.apply(params, jnp.ones((2, 28, 28, 1)), jnp.ones(2, bool))[0].shape
     (2, 8)
     """
-    chosen = tuple(widths) if widths is not None else (width,) * 4
+    chosen = tuple(widths) if widths is not None else (width,) * depth
     if not chosen or min(chosen) < 1:
         raise ValueError(f"widths must be positive and not empty, got {chosen}")
     if norm not in get_args(norms.NormPolicy):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from medmeta_jax.data import anatomy
 from medmeta_jax.data.samples import DataError, Samples
+
 
 @pytest.fixture(scope="module")
 def samples(data_cache: Path) -> Samples:
@@ -45,7 +47,7 @@ def test_blocks_are_apart(data_cache: Path) -> None:
         places.setdefault(patch.group, []).append(int(patch.image[24, 24]))
     edges = sorted((min(ys), max(ys)) for ys in places.values())
     assert len(edges) >= 4
-    assert all(later[0] - earlier[1] >= 3 for earlier, later in zip(edges, edges[1:], strict=False))
+    assert all(later[0] - earlier[1] >= 3 for earlier, later in itertools.pairwise(edges))
 
 
 def test_patches_show_the_head_upright() -> None:

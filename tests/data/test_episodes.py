@@ -101,13 +101,14 @@ def test_ranges_are_uniform_and_masked() -> None:
         assert (way[row >= 0] < n).all()
 
 
-def test_every_image_is_as_likely(seeds: int = 6000) -> None:
+def test_every_image_is_as_likely() -> None:
     """Within a class, each image is support equally often, and each class is drawn equally."""
-    pool, drawn = draw(EpisodeSpec(ways=3, shots=2, queries=4), seeds, False)
+    episodes = 6000
+    pool, drawn = draw(EpisodeSpec(ways=3, shots=2, queries=4), episodes, False)
     times = np.bincount(drawn.support.reshape(-1), minlength=pool.x.shape[0])
     counts = np.asarray(pool.counts)
     for row, count in zip(np.asarray(pool.rows), counts, strict=True):
-        expected = seeds * (3 / 7) * 2 / count
+        expected = episodes * (3 / 7) * 2 / count
         found = times[row[row >= 0]]
         assert np.abs(found - expected).max() < 5 * np.sqrt(expected)
 

@@ -1,0 +1,5 @@
+"""`python -m medmeta_jax` is `medmeta`."""
+
+from medmeta_jax.cli import main
+
+main()

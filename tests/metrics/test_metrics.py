@@ -1,0 +1,77 @@
+"""Scores and intervals against scikit-learn and by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import t
+from sklearn.metrics import accuracy_score, f1_score, recall_score
+
+from medmeta_jax.metrics.classification import confusion, episode_scores
+from medmeta_jax.metrics.intervals import over_classes, over_episodes, paired_difference
+
+
+def test_scores_equal_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 4, (20, 30))
+    guess = np.where(rng.random((20, 30)) < 0.6, y, rng.integers(0, 4, (20, 30)))
+    mask = rng.random((20, 30)) < 0.8
+    scores = episode_scores(confusion(guess, y, mask, 4))
+    for i in range(20):
+        true, predicted = y[i][mask[i]], guess[i][mask[i]]
+        labels = np.unique(true)
+        assert scores["accuracy"][i] == pytest.approx(accuracy_score(true, predicted))
+        expected = recall_score(true, predicted, labels=labels, average="macro")
+        assert scores["recall"][i] == pytest.approx(expected)
+        expected = f1_score(true, predicted, labels=labels, average="macro")
+        assert scores["f1"][i] == pytest.approx(expected)
+
+
+def test_a_class_that_is_absent_does_not_count() -> None:
+    table = confusion(np.array([[0, 0]]), np.array([[0, 0]]), np.ones((1, 2), bool), 3)
+    assert episode_scores(table) == {"accuracy": [1.0], "recall": [1.0], "f1": [1.0]}
+
+
+def test_an_empty_episode_is_refused() -> None:
+    with pytest.raises(ValueError, match="no query images"):
+        episode_scores(np.zeros((1, 2, 2), int))
+
+
+def test_interval_is_students() -> None:
+    values = np.random.default_rng(0).normal(size=30)
+    found = over_episodes(values)
+    low, high = t.interval(0.95, 29, values.mean(), values.std(ddof=1) / np.sqrt(30))
+    assert found.mean == pytest.approx(values.mean())
+    assert (found.mean - found.ci95, found.mean + found.ci95) == pytest.approx((low, high))
+
+
+def test_interval_covers_the_truth_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(1)
+    hits = 0
+    for _ in range(2000):
+        found = over_episodes(rng.normal(size=10))
+        hits += abs(found.mean) <= found.ci95
+    assert abs(hits / 2000 - 0.95) < 0.015
+
+
+def test_pairs_remove_what_is_common() -> None:
+    rng = np.random.default_rng(0)
+    hard = rng.normal(size=200)
+    a, b = hard + 0.1 + 0.01 * rng.normal(size=200), hard
+    paired = paired_difference(a, b)
+    assert paired.mean == pytest.approx(0.1, abs=0.01)
+    assert paired.ci95 < 0.05 * over_episodes(a).ci95
+    with pytest.raises(ValueError, match="pairs must match"):
+        paired_difference(a, b[:-1])
+
+
+def test_bootstrap_over_classes() -> None:
+    classes = np.repeat(np.arange(10), 100)
+    same = np.tile(np.arange(100) < 70, 10)
+    low, high = over_classes(same, classes)
+    assert (low, high) == pytest.approx((0.7, 0.7))
+    uneven = classes < 5
+    low, high = over_classes(uneven, classes)
+    assert low < 0.35
+    assert high > 0.65
+    assert over_classes(uneven, classes) == (low, high)

@@ -1,0 +1,251 @@
+"""The command line as its users meet it: a process, its streams and its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+TINY = [
+    "--net.width", "4", "--net.depth", "2", "--image-size", "8", "--hyper.steps", "1",
+    "--meta-batch", "2",
+    "--val-episodes", "4", "--test-episodes", "6", "--queries", "2", "--augment", "flip",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine classes of twelve images that can be told apart."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(9), 12)
+    images = rng.integers(0, 200, (9, 8, 8))[labels] + rng.integers(0, 55, (108, 8, 8))
+    path = tmp_path_factory.mktemp("cli") / "toy.npz"
+    np.savez(path, images=images.astype(np.uint8), labels=labels)
+    return path
+
+
+@pytest.fixture
+def medmeta(tmp_path: Path):
+    """Runs `medmeta` with its runs below the test's folder."""
+
+    def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "medmeta_jax", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env={**os.environ, "MEDMETA_RUNS": str(tmp_path / "runs"), **environment},
+        )
+
+    return call
+
+
+def only_run(tmp_path: Path) -> Path:
+    (run,) = (tmp_path / "runs").iterdir()
+    return run
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    for word in words:
+        assert word in done.stderr
+
+
+def test_train_then_eval(medmeta, archive: Path, tmp_path: Path) -> None:
+    done = medmeta("train", "--data", archive, *TINY, "--meta-steps", "6", "--json",
+                   "--validate-every", "3", "--baselines", "all")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    names = [row["learner"] for row in summary["results"]]
+    assert names == [
+        "maml", "maml-untrained", "scratch", "raw-centroid",
+        "pretrained-centroid", "pretrained-probe", "pretrained-finetune",
+    ]  # fmt: skip
+    row = summary["results"][1]
+    assert {
+        "learner", "data", "split", "ways", "shots", "queries", "episodes", "episodes_hash",
+        "norm", "accuracy", "recall", "f1", "minus_maml",
+    } <= row.keys()  # fmt: skip
+    assert set(row["accuracy"]) == {"mean", "ci95"}
+    assert (row["ways"], row["shots"], row["queries"], row["episodes"]) == (3, 1, 2, 6)
+    assert len({r["episodes_hash"] for r in summary["results"]}) == 1
+    assert len(summary["results"][0]["accuracy_by_step"]) == 2
+    assert summary["seconds"].keys() == {"data", "compile", "train", "eval"}
+    run = only_run(tmp_path)
+    assert json.loads((run / "summary.json").read_text()) == summary
+    assert yaml.safe_load((run / "config.yaml").read_text())["meta_steps"] == 6
+    assert json.loads((run / "env.json").read_text())["versions"]["jax"]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [3, 6]
+
+    again = medmeta("eval", run, "--json", "--baselines", "none")
+    assert again.returncode == 0, again.stderr
+    (same,) = json.loads(again.stdout)["results"]
+    assert same["accuracy"] == summary["results"][0]["accuracy"]
+    assert same["episodes_hash"] == row["episodes_hash"]
+
+    complete = medmeta("train", "--resume", run)
+    assert_refused(complete, 2, "resume", "is complete")
+
+
+def test_killed_and_resumed_is_bit_equal(medmeta, archive: Path, tmp_path: Path) -> None:
+    """kill -9 in the middle; the resumed run ends with the numbers of an undisturbed one."""
+    arguments = ["train", "--data", str(archive), *TINY, "--meta-steps", "3000",
+                 "--validate-every", "100", "--baselines", "none"]  # fmt: skip
+    environment = {**os.environ, "MEDMETA_RUNS": str(tmp_path / "runs")}
+    command = [sys.executable, "-m", "medmeta_jax", *arguments]
+    child = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    for line in child.stderr:
+        if line.startswith("step   5"):
+            break
+    child.kill()
+    child.wait()
+    run = only_run(tmp_path)
+    assert not (run / "summary.json").exists()
+    resumed = medmeta("train", "--resume", run, "--json")
+    assert resumed.returncode == 0, resumed.stderr
+    straight = medmeta(*arguments, "--json", MEDMETA_RUNS=str(tmp_path / "straight"))
+    (other,) = (tmp_path / "straight").iterdir()
+
+    def record(where: Path):
+        lines = (where / "metrics.jsonl").read_text().splitlines()
+        return [{k: v for k, v in json.loads(x).items() if k != "episodes_per_s"} for x in lines]
+
+    assert record(run) == record(other)
+    results = [json.loads(done.stdout)["results"] for done in (resumed, straight)]
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)], ids=["TERM", "INT"]
+)
+def test_a_signal_saves_and_can_be_resumed(
+    medmeta, archive: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    arguments = ["train", "--data", str(archive), *TINY, "--meta-steps", "1000000"]
+    environment = {**os.environ, "MEDMETA_RUNS": str(tmp_path / "runs")}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "medmeta_jax", *arguments],
+        env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    for line in child.stderr:
+        if line.startswith("step "):
+            break
+    time.sleep(0.3)
+    child.send_signal(number)
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == code, err
+    assert "medmeta train --resume" in err
+    assert out == ""
+    steps = [
+        int(p.name) for p in (only_run(tmp_path) / "checkpoints").iterdir() if p.name.isdigit()
+    ]
+    lines = (only_run(tmp_path) / "metrics.jsonl").read_text().splitlines()
+    assert max(steps) == json.loads(lines[-1])["step"]
+
+
+def test_usage_errors(medmeta, archive: Path, tmp_path: Path) -> None:
+    assert_refused(medmeta("trian"), 2, "no verb 'trian'", "did you mean train")
+    assert_refused(medmeta("train", "--meta-stepz", "3"), 2, "--meta-steps")
+    assert_refused(medmeta("train", "--algorithm", "mamal"), 2, "did you mean maml")
+    assert_refused(
+        medmeta("train", "--data", archive, "--hyper.inner-lr", "-1"), 2, "inner_lr must be > 0"
+    )
+    assert_refused(medmeta("train", "--resume", "x", "--meta-steps", "3"), 2, "no other option")
+    assert medmeta("--help").returncode == 0
+    assert not (tmp_path / "runs").exists()
+
+
+def test_data_errors_leave_nothing_behind(medmeta, archive: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few"
+    for name in "ab":
+        (few / name).mkdir(parents=True)
+        for i in range(3):
+            Image.fromarray(np.full((8, 8), i, np.uint8)).save(few / name / f"{i}.png")
+    (tmp_path / "one").mkdir()
+    shutil.copytree(few / "a", tmp_path / "one" / "a")
+    empty = tmp_path / "empty"
+    (empty / "a").mkdir(parents=True)
+    np.savez(tmp_path / "keys.npz", pictures=np.zeros((2, 8, 8), np.uint8))
+    cases = [
+        (["--data", tmp_path / "nowhere"], ["nowhere: no such file or folder"]),
+        (["--data", tmp_path / "one"], ["1 classes (a)", "cannot be split"]),
+        (["--data", few], ["2 classes (a, b)", "--meta-test"]),
+        (["--data", empty], ["empty/a: class folder without images"]),
+        (["--data", tmp_path / "keys.npz"], ["keys.npz: needs the arrays images and labels"]),
+        (["--data", archive, "--ways", "7"], ["7 ways need 7 classes, there are 3"]),
+        (["--data", archive, "--shots", "12"], ["has 12 images, 12 shots"]),
+    ]
+    for arguments, words in cases:
+        assert_refused(medmeta("train", *arguments), 3, *words)
+    cut = few / "a" / "0.png"
+    cut.write_bytes(cut.read_bytes()[:40])
+    assert_refused(medmeta("data", "inspect", few), 3, "a/0.png: not a readable image")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_runs_that_cannot_be_written_or_found(medmeta, archive: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = medmeta("train", "--data", archive, *TINY, MEDMETA_RUNS=str(tmp_path / "file"))
+    assert_refused(done, 3, "MEDMETA_RUNS")
+    assert_refused(medmeta("train", "--resume", tmp_path / "none"), 3, "no such run")
+    (tmp_path / "other").mkdir()
+    assert_refused(medmeta("eval", tmp_path / "other"), 3, "not a run directory")
+    (tmp_path / "other" / "config.yaml").write_text(f"data: {archive}\nimage_size: 8\n")
+    assert_refused(medmeta("eval", tmp_path / "other"), 3, "no checkpoint")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_ends_the_run_with_a_message(medmeta, archive: Path, tmp_path: Path) -> None:
+    """/dev/full stands for a disk without room: the metrics file is a link to it."""
+    code = (
+        "import sys, pathlib\nfrom medmeta_jax import cli, runs\n"
+        "make = runs.create\n"
+        "def full(*a):\n"
+        "    run = make(*a)\n"
+        "    run.metrics.symlink_to('/dev/full')\n"
+        "    return run\n"
+        "runs.create = full\n"
+        "cli.main(sys.argv[1:])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "train", "--data", str(archive), *TINY],
+        capture_output=True, text=True, timeout=300,
+        env={**os.environ, "MEDMETA_RUNS": str(tmp_path / "runs")},
+    )  # fmt: skip
+    assert_refused(done, 1, "cannot be written", "No space left on device")
+
+
+def test_small_verbs(medmeta, archive: Path, tmp_path: Path) -> None:
+    found = json.loads(medmeta("data", "list", "--json").stdout)
+    assert set(found["sources"]) == {"anatomy", "folder", "npz"}
+    found = json.loads(medmeta("data", "inspect", archive, "--image-size", "8", "--json").stdout)
+    assert (found["samples"], len(found["classes"])) == (108, 9)
+    assert found["exact_duplicates"] == 0
+    done = medmeta("doctor", "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["ok"] is True
+    blocked = medmeta("doctor", MEDMETA_RUNS="/proc/nowhere")
+    assert blocked.returncode == 1
+    assert "problem" in blocked.stderr
+
+
+def test_dry_run_trains_nothing(medmeta, archive: Path, tmp_path: Path) -> None:
+    done = medmeta("train", "--data", archive, *TINY, "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["parameters"] > 0
+    assert found["config"]["net"]["width"] == 4
+    assert not (tmp_path / "runs").exists()

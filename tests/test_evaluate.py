@@ -1,0 +1,53 @@
+"""Evaluation against a plain loop, and the identity of a list of episodes."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from medmeta_jax.algorithms.maml import maml
+from medmeta_jax.evaluate import (
+    FixedEpisodes,
+    Predictions,
+    episode_keys,
+    predict_episodes,
+    sample_key,
+    score_predictions,
+)
+
+from .conftest import WAYS, tiny_backbone
+from .test_train import EXAMPLE, POOL, sampler
+
+
+def test_predictions_equal_a_plain_loop() -> None:
+    learner = maml(tiny_backbone(), outputs=WAYS, steps=2)
+    params = learner.init(jax.random.key(0), EXAMPLE)
+    fixed = FixedEpisodes(sampler, POOL, episode_keys(3, 4))
+    for steps in (None, 0, 2):
+        found = predict_episodes(learner, params, fixed, steps=steps)
+        for i, key in enumerate(fixed.keys):
+            episode = sampler(sample_key(key), POOL)
+            adapted = learner.adapt(params, episode.support, key, steps)
+            logits = learner.predict(adapted, episode.query.x, episode.query.mask)
+            np.testing.assert_allclose(found.logits[i], logits, rtol=1e-3, atol=1e-4)
+            np.testing.assert_array_equal(found.y[i], episode.query.y)
+            np.testing.assert_array_equal(found.classes[i], episode.classes)
+
+
+def test_a_longer_list_begins_with_the_shorter() -> None:
+    short, long = (jax.random.key_data(episode_keys(7, n)) for n in (5, 20))
+    np.testing.assert_array_equal(short, long[:5])
+    assert (jax.random.key_data(episode_keys(8, 5)) != short).any()
+
+
+def test_scores_pool_what_was_predicted() -> None:
+    logits = np.zeros((2, 3, 2))
+    logits[0, :, 0] = 1.0  # always way 0
+    logits[1, :, 1] = 1.0  # always way 1
+    y = np.array([[0, 0, 1], [1, 1, 0]])
+    mask = np.array([[True, True, True], [True, True, False]])
+    scores = score_predictions(Predictions(logits, y, mask, np.array([[5, 6], [6, 5]])))
+    np.testing.assert_allclose(scores.per_episode["accuracy"], [2 / 3, 1.0])
+    # Class 5: three of three right in all; class 6: none of one. Resampled, the mean of the
+    # two is 0, 1/2 or 1.
+    assert scores.by_classes == (0.0, 1.0)

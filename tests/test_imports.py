@@ -1,0 +1,104 @@
+"""Dependencies point one way, and what need not be imported is not."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "medmeta_jax"
+
+# What each part may import of the package, beside itself. Where a name is a folder, all of it.
+ALLOWED = {
+    "types": set(),
+    "registry": set(),
+    "losses": {"types"},
+    "ops": {"types"},
+    "heads": {"types"},
+    "inner": {"types"},
+    "adapters": {"types"},
+    "backbones": {"types", "ops", "adapters"},
+    "algorithms": {"types", "losses", "heads", "inner"},
+    "augment": {"types"},
+    "metrics": set(),
+    "data": {"types", "registry"},
+    "train": {"types"},
+    "evaluate": {"types", "metrics"},
+    "config": {"registry"},
+    "checkpoint": {"types"},
+    "runs": set(),
+    "console": set(),
+    "baselines": {"types", "registry", "config", "data", "evaluate", "metrics"},
+    "experiment": {
+        "types", "registry", "config", "data", "augment", "losses", "train", "evaluate",
+        "baselines", "checkpoint", "runs",
+    },
+    "verbs": {
+        "config", "console", "experiment", "baselines", "runs", "data", "train",
+    },
+    "cli": {"config", "console", "verbs", "data", "runs"},
+    "__init__": set(),
+    "__main__": {"cli"},
+}  # fmt: skip
+
+
+def imports(path: Path) -> set[str]:
+    """The parts of the package that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("medmeta_jax"):
+            inside = (node.module or "").split(".")[1:]
+            found |= {inside[0]} if inside else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names = [alias.name.split(".") for alias in node.names]
+            found |= {name[1] for name in names if name[0] == "medmeta_jax" and len(name) > 1}
+    return found
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_direction_of_imports(path: Path) -> None:
+    part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    assert part in ALLOWED, f"say in this test what {part} may import"
+    wrong = imports(path) - ALLOWED[part] - {part}
+    assert not wrong, f"{path.name} must not import {sorted(wrong)}"
+
+
+def test_the_engine_does_not_import_flax() -> None:
+    for part in ("types", "losses", "inner", "heads", "train", "evaluate"):
+        assert "flax" not in (PACKAGE / f"{part}.py").read_text(encoding="utf-8")
+    for path in (PACKAGE / "algorithms").glob("*.py"):
+        assert "flax" not in path.read_text(encoding="utf-8")
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_help_does_not_wait_for_jax() -> None:
+    code = (
+        "import sys\nimport medmeta_jax.cli as c\n"
+        "try: c.main(['train', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print('HEAVY', [m for m in ('jax', 'flax', 'numpy', 'tensorflow') if m in sys.modules])"
+    )
+    assert run(code).rstrip().endswith("HEAVY []")
+
+
+def test_public_names_exist_and_are_documented() -> None:
+    import medmeta_jax as mm
+
+    for name in mm.__all__:
+        made = getattr(mm, name)
+        assert made is not None
+        if callable(made):
+            assert made.__doc__, name
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        mm.nonsense  # noqa: B018
+    assert set(dir(mm)) >= {"maml", "conv4"}
