@@ -24,7 +24,7 @@ FINETUNE_STEPS = (5, 20)
 PROBE_RATES = (0.1, 1.0)
 PROBE_STEPS = (20, 100)
 SELECTION_EPISODES = 50
-CURVE_EPISODES = 200  # of the meta-test list, for accuracy by inner step
+CURVE_EPISODES = 100  # of the meta-test list, for accuracy by inner step
 
 
 class Task(NamedTuple):

@@ -172,7 +172,7 @@ class Report(NamedTuple):
     """What `fit` yields after each dispatch.
 
     step: steps done. metrics: of this dispatch's steps. valid: meta-validation score,
-    where one was due. seconds: since the last report. progress: where training is at
+    where one was due. seconds: of the dispatch, validation apart. progress: where training is at
     rest (at a validation, at the end, when told to stop) all there is to save; else None.
     """
 
@@ -215,31 +215,31 @@ def fit(
     behind: tuple[int, int, StepMetrics] | None = None
     marks = [dispatch, validate_every] if validate_every else [dispatch]
 
-    def report(valid: float | None = None, at_rest: Progress | None = None) -> Report:
+    def finished(dispatched: tuple[int, int, StepMetrics]) -> tuple[int, StepMetrics, float]:
         nonlocal began
-        assert behind is not None
-        metrics = fetch(*behind)
+        metrics = fetch(*dispatched)
         now = time.perf_counter()
         seconds, began = now - began, now
-        return Report(behind[1], metrics, valid, seconds, at_rest)
+        return dispatched[1], metrics, seconds
 
     while done < steps and not (patience and int(progress.stale) >= patience):
         target = min(steps, *(done - done % mark + mark for mark in marks))
         state, metrics = step(progress.state, pool, jnp.asarray(target - done, jnp.int32))
         progress = progress._replace(state=state)
         if behind is not None:
-            yield report()
+            last, seen, seconds = finished(behind)
+            yield Report(last, seen, None, seconds, None)
         behind, done = (done, target, metrics), target
         due = bool(validate_every) and done % validate_every == 0
         if not (due or done == steps or told_to_stop()):
             continue
-        fetch(*behind)
+        last, seen, seconds = finished(behind)
         valid = None
         if validate is not None and (due or done == steps):
             valid = validate(state.params)
             progress = keep_best(progress, valid)
-        yield report(valid, progress)
-        behind = None
+        yield Report(last, seen, valid, seconds, progress)
+        behind, began = None, time.perf_counter()
         if told_to_stop():
             return
 

@@ -16,6 +16,12 @@ def normal(seed: int, *shape: int) -> jax.Array:
     return jax.random.normal(jax.random.key(seed), shape, jnp.float64)
 
 
+def close(found, expected) -> None:
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), found, expected
+    )
+
+
 @pytest.mark.parametrize("kernel", [1, 3, 5])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
@@ -33,16 +39,61 @@ def test_conv_equals_lax(x64: None, kernel: int, stride: int, padding: str, size
         return conv(x, w, stride=stride, padding=padding, form=form), second, product
 
     found, expected = (jax.jit(everything, static_argnums=0)(f) for f in ("patches", "lax"))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10), found, expected
+    close(found, expected)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0), (2, 4)])
+def test_conv_under_vmap_at_every_order(x64: None, axes, channels: int) -> None:
+    """A kernel an episode, shared kernels, shared images: value, gradient, Hessian products."""
+    x, w = normal(0, 2, 6, 5, channels), normal(1, 3, 3, channels, 4)
+    x, w = (
+        a if axis is None else jnp.moveaxis(jnp.stack([a, 2 * a, a**2]), 0, axis)
+        for a, axis in zip((x, w), axes, strict=True)
     )
+    dx, dw = normal(2, *x.shape), normal(3, *w.shape)
+
+    def everything(form):
+        def loss(x, w):
+            return jnp.sin(jax.vmap(lambda a, b: conv(a, b, form=form), axes)(x, w)).sum()
+
+        grad = jax.grad(loss, (0, 1))
+
+        def product(x, w):
+            parts = jax.jvp(grad, (x, w), (dx, dw))[1]
+            return (parts[0] ** 2).sum() + (parts[1] ** 2).sum()
+
+        return loss(x, w), grad(x, w), jax.grad(product, (0, 1))(x, w)
+
+    found, expected = (jax.jit(everything, static_argnums=0)(f) for f in ("patches", "lax"))
+    close(found, expected)
 
 
-def test_conv_with_a_kernel_per_episode(x64: None) -> None:
-    x, w = normal(0, 3, 2, 6, 6, 2), normal(1, 3, 3, 3, 2, 4)
-    together = jax.vmap(conv)(x, w)
-    for i in range(3):
-        np.testing.assert_allclose(together[i], conv(x[i], w[i], form="lax"), rtol=1e-10)
+def test_every_derivative_of_conv_is_a_matrix_product() -> None:
+    """Vmapped and twice differentiated, the program holds no convolution."""
+
+    def loss(w, x):
+        inner = jax.grad(lambda v: jnp.sin(conv(x, v)).sum())(w)
+        return (conv(x, w - inner) ** 2).sum()
+
+    x, w = jnp.ones((3, 2, 6, 6, 2)), jnp.ones((3, 3, 3, 2, 4))
+    text = jax.jit(jax.vmap(jax.grad(loss, (0, 1)))).lower(w, x).as_text()
+    assert "dot_general" in text
+    assert "stablehlo.convolution" not in text
+
+
+def test_conv_in_scan_and_float32(x64: None) -> None:
+    x, w = normal(0, 3, 2, 6, 6, 2).astype(jnp.float32), normal(1, 3, 3, 2, 4).astype(jnp.float32)
+
+    def loss(w, form):
+        def step(total, one):
+            return total + jnp.sin(conv(one, w, form=form)).sum(), None
+
+        return jax.lax.scan(step, jnp.zeros((), jnp.float32), x)[0]
+
+    found, expected = (jax.jit(jax.grad(loss), static_argnums=1)(w, f) for f in ("patches", "lax"))
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_conv_refuses_wrong_axes() -> None:
