@@ -39,7 +39,7 @@ _PUBLIC = {
     "data.samples": ("Samples", "DataError"),
     # training and evaluation
     "train": ("init_state", "make_step", "start", "fit"),
-    "evaluate": ("FixedEpisodes", "episode_keys", "predict_episodes", "evaluate"),
+    "evaluation": ("FixedEpisodes", "episode_keys", "predict_episodes", "evaluate"),
     "config": ("TrainConfig",),
     "experiment": ("build", "train_run", "judge"),
 }

@@ -15,13 +15,13 @@ import numpy as np
 from medmeta_jax import registry
 from medmeta_jax.config import TrainConfig
 from medmeta_jax.data.episodes import EpisodeSpec, episodes_hash, sample_indices
-from medmeta_jax.evaluate import Family, FixedEpisodes, Scores, evaluate, sample_key
-from medmeta_jax.metrics.intervals import paired_difference
+from medmeta_jax.evaluation import Family, FixedEpisodes, Scores, evaluate, sample_key
+from medmeta_jax.metrics.intervals import Estimate, paired_difference
 from medmeta_jax.types import Array, Backbone, MetaLearner, Params
 
-FINETUNE_RATES = (0.01, 0.05, 0.2)
+FINETUNE_RATES = (0.05, 0.2, 0.8)
 FINETUNE_STEPS = (5, 20)
-PROBE_RATES = (0.1, 1.0)
+PROBE_RATES = (0.1, 1.0, 10.0)
 PROBE_STEPS = (20, 100)
 SELECTION_EPISODES = 50
 CURVE_EPISODES = 100  # of the meta-test list, for accuracy by inner step
@@ -52,21 +52,21 @@ class Row(NamedTuple):
     norm: str
     scores: Scores
     chosen: dict[str, Any]
-    by_step: tuple[float, ...] = ()
+    by_step: tuple[Estimate, ...] = ()
 
 
 def rows(task: Task, learner: MetaLearner, params: Params, untrained: Params) -> Iterator[Row]:
     """The learner's own row, then the baselines that the configuration asks for."""
     name = task.config.algorithm
     steps = task.config.hyper.get("steps")
-    by_step: tuple[float, ...] = ()
+    by_step: tuple[Estimate, ...] = ()
     if steps is None:
         scores = evaluate(learner, params, task.test)
     else:
         scores = evaluate(learner, params, task.test, steps=steps)
         some = task.test._replace(keys=task.test.keys[:CURVE_EPISODES])
         every = (evaluate(learner, params, some, steps=k) for k in range(steps + 1))
-        by_step = tuple(s.estimate("accuracy").mean for s in every)
+        by_step = tuple(s.estimate("accuracy") for s in every)
     yield Row(name, learner.norm, scores, dict(task.config.hyper), by_step)
     if task.config.baselines == "none":
         return
@@ -146,7 +146,7 @@ def tuned(
         for count in steps
     }
     rate, count = max(found, key=lambda setting: found[setting])
-    chosen = {"inner_lr": rate, "steps": count}
+    chosen = {"inner_lr": rate, "steps": count, "of": {"inner_lr": rates, "steps": steps}}
     return Row(name, task.backbone.norm, at(rate, count, task.test), chosen)
 
 
@@ -161,7 +161,11 @@ def result(row: Row, first: Row, task_facts: dict[str, Any]) -> dict[str, Any]:
         against = paired_difference(accuracy, first.scores.per_episode["accuracy"])
         found[f"minus_{first.learner}"] = against._asdict()
     if row.by_step:
-        found["accuracy_by_step"] = list(row.by_step)
+        found["accuracy_by_step"] = {
+            "episodes": min(CURVE_EPISODES, len(accuracy)),
+            "mean": [estimate.mean for estimate in row.by_step],
+            "ci95": [estimate.ci95 for estimate in row.by_step],
+        }
     found["chosen"] = row.chosen
     return found
 
@@ -174,6 +178,9 @@ def task_facts(task: Task, data: str) -> dict[str, Any]:
         return sample_indices(sample_key(key), pool, spec)
 
     places = jax.jit(jax.vmap(indices, (0, None)))(episodes.keys, episodes.pool)
+    there, ways = np.asarray(places.query) >= 0, np.asarray(places.query_y)
+    each = np.stack([(there & (ways == way)).sum(1) for way in range(places.classes.shape[1])], 1)
+    each = each[np.asarray(places.classes) >= 0]
 
     def plain(value: Any) -> Any:
         return list(value) if isinstance(value, tuple) else value
@@ -184,6 +191,8 @@ def task_facts(task: Task, data: str) -> dict[str, Any]:
         "ways": plain(spec.ways),
         "shots": plain(spec.shots),
         "queries": spec.queries,
+        "queries_mean": round(float(each.mean()), 2),
+        "ways_without_query": int((each == 0).sum()),
         "disjoint": spec.disjoint,
         "episodes": int(np.shape(episodes.keys)[0]),
         "episodes_hash": episodes_hash(episodes.pool, places),

@@ -22,6 +22,10 @@ class CheckpointError(Exception):
     """A checkpoint that is missing or does not fit. The message says what to do."""
 
 
+class SaveError(Exception):
+    """A checkpoint that could not be written. The message names the last good one."""
+
+
 def is_key(leaf: Any) -> bool:
     """A typed PRNG key, which is stored as its raw uint32."""
     return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
@@ -51,17 +55,28 @@ def from_raw(raw: dict[str, Any], like: PyTree) -> PyTree:
 class Checkpoints:
     """The checkpoints of one run, by step, in a folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, read_only: bool = False) -> None:
+        """Open a run's checkpoints; `read_only` leaves alone what a live run is writing."""
         self.folder = folder.absolute()
+        if read_only and not self.folder.is_dir():
+            raise CheckpointError(f"{folder}: no checkpoint; this run saved none, start it again")
         keep = ocp.training.preservation_policies.LatestN(KEPT)
         self._orbax = ocp.training.Checkpointer(
-            self.folder, preservation_policy=keep, cleanup_tmp_directories=True
+            self.folder, preservation_policy=keep, cleanup_tmp_directories=not read_only
         )
 
     def save(self, step: int, tree: PyTree) -> None:
         """Save a tree under a step, unless that step is there already."""
-        if step not in self.steps():
+        if step in self.steps():
+            return
+        try:
             self._orbax.save(step, to_raw(tree), force=True)
+        except (OSError, ValueError, RuntimeError) as error:  # tensorstore's are ValueErrors
+            reason = str(error).splitlines()[0][:200]
+            raise SaveError(
+                f"{self.folder}: step {step} cannot be written ({reason}); "
+                f"whole ones: {self.steps() or 'none'}"
+            ) from None
 
     def steps(self) -> list[int]:
         """Steps that were saved whole, oldest first."""
@@ -75,7 +90,9 @@ class Checkpoints:
         """
         steps = self.steps()
         if not steps or (step is not None and step not in steps):
-            raise CheckpointError(f"{self.folder}: no checkpoint {step or ''}; there are {steps}")
+            which = "" if step is None else f" {step}"
+            there = f"there are {steps}" if steps else "this run saved none, start it again"
+            raise CheckpointError(f"{self.folder}: no checkpoint{which}; {there}")
         chosen = steps[-1] if step is None else step
         try:
             found = self._orbax.load(chosen)

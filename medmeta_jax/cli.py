@@ -139,6 +139,8 @@ def parse_train(arguments: list[str]) -> tuple[TrainConfig, TrainFlags]:
     if preset is None and chosen.data is None and chosen.config is None:
         preset = configs.DEFAULT_PRESET
     base = configs.load(preset, chosen.config)
+    if preset and chosen.data is None and chosen.config is None and not configs.names_data(preset):
+        raise ConfigError(f"preset {preset}: names no data; add --data PATH")
     named = {
         key: value
         for key in ("algorithm", "backbone")
@@ -178,11 +180,11 @@ def run_verb(arguments: list[str]) -> tuple[dict[str, Any], bool]:
         verb, rest = f"data {rest[0]}", rest[1:]
     if verb == "train":
         config, flags = parse_train(rest)
-        signals = Signals()
         from medmeta_jax import verbs
 
         if flags.dry_run:
             return verbs.dry_run(config), flags.json
+        signals = Signals()
         try:
             found = verbs.train(config, resume=flags.resume, told_to_stop=signals.told_to_stop)
         except verbs.Stopped as stopped:

@@ -69,8 +69,10 @@ class TrainConfig:
     """Episodes an outer step."""
     chunk: int | None = None
     """Episodes run side by side. Default: 1 on a CPU, else the whole meta-batch."""
+    optimiser: Literal["adam", "adamw", "sgd"] = "adam"
+    """The outer optimiser; sgd has momentum 0.9."""
     outer_lr: float = 3e-3
-    """Learning rate of the outer optimiser, Adam."""
+    """Learning rate of the outer optimiser."""
     schedule: Literal["constant", "cosine"] = "cosine"
     """How the outer rate falls over `meta_steps`."""
     clip: float = 10.0
@@ -131,6 +133,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def preset_names() -> tuple[str, ...]:
     """The presets that come with the package."""
     return tuple(sorted(path.stem for path in PRESETS.glob("*.yaml")))
+
+
+def names_data(preset: str) -> bool:
+    """Whether a preset says what to train on."""
+    return "data" in read_yaml(PRESETS / f"{preset}.yaml")
 
 
 def load(preset: str | None, file: str | None) -> TrainConfig:

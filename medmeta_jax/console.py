@@ -74,7 +74,7 @@ def footnote(summary: dict[str, Any]) -> str:
     low, high = row["accuracy_over_classes"]
     lines = [
         f"{row['episodes']} {row['split']} episodes {row['episodes_hash']}, "
-        f"{span(row['ways'])}-way {span(row['shots'])}-shot, {row['queries']} queries a class; "
+        f"{span(row['ways'])}-way {span(row['shots'])}-shot, {queries_of(row)}; "
         "per cent, mean ± 95% interval over episodes, differences paired.",
         f"Over resampled classes, {row['learner']}'s accuracy lies in {100 * low:.1f} to "
         f"{100 * high:.1f}. Data: {row['data']}.",
@@ -84,12 +84,26 @@ def footnote(summary: dict[str, Any]) -> str:
             "Norm 'batch' takes its statistics from the query set (transductive): "
             "a score that one image at a time would not reach. --norm support is inductive."
         )
+    if row["shared_groups"] or row["shared_images"]:
+        lines.append(
+            f"Meta-test shares {row['shared_groups']} groups (patients) and "
+            f"{row['shared_images']} images with the classes that were trained on."
+        )
     if row["disjoint"] == "image":
         lines.append(
             "The data names no groups (patients), or they were set aside: images of one "
             "patient may stand in both support and query, which flatters every row."
         )
     return "\n".join(lines)
+
+
+def queries_of(row: dict[str, Any]) -> str:
+    """How many queries a class the episodes have, where some classes lack images for all."""
+    if row["queries_mean"] == row["queries"]:
+        return f"{row['queries']} queries a class"
+    lacking = row["ways_without_query"]
+    none = f", {lacking} times none at all" if lacking else ""
+    return f"at most {row['queries']} queries a class, {row['queries_mean']} on average{none}"
 
 
 def span(value: Any) -> str:

@@ -20,9 +20,10 @@ from medmeta_jax.augment._ops import augmented
 from medmeta_jax.checkpoint import Checkpoints
 from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.data import sources
-from medmeta_jax.data.episodes import EpisodeSpec, bounds, check_pool, sample
+from medmeta_jax.data.episodes import EpisodeSpec, bounds, check_pool, pool_hash, sample
+from medmeta_jax.data.samples import DataError
 from medmeta_jax.data.splits import SIDES, Split, make_split
-from medmeta_jax.evaluate import FixedEpisodes, episode_keys, evaluate
+from medmeta_jax.evaluation import FixedEpisodes, episode_keys, evaluate
 from medmeta_jax.losses import accuracy
 from medmeta_jax.runs import Run
 from medmeta_jax.types import Array, Backbone, MetaLearner, Params
@@ -66,6 +67,11 @@ def episode_spec(config: TrainConfig, split: Split) -> EpisodeSpec:
     disjoint = config.disjoint
     if disjoint == "auto":
         disjoint = "group" if split.grouped else "image"
+    if disjoint == "group" and not split.grouped:
+        raise DataError(
+            f"{split.about}: names no groups (groups.csv, or an array groups), "
+            "so --disjoint group cannot be kept; use image"
+        )
     spec = EpisodeSpec(
         ways=config.ways if config.ways is not None else min(5, smallest),
         shots=config.shots,
@@ -79,12 +85,17 @@ def episode_spec(config: TrainConfig, split: Split) -> EpisodeSpec:
 
 
 def outer_optimiser(config: TrainConfig) -> optax.GradientTransformation:
-    """Adam with the configured schedule and clipping."""
+    """The configured optimiser, with its schedule and clipping."""
     rate: Any = config.outer_lr
     if config.schedule == "cosine":
         rate = optax.cosine_decay_schedule(config.outer_lr, config.meta_steps)
     clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
-    return optax.chain(clip, optax.adam(rate))
+    makers: dict[str, Callable[[Any], optax.GradientTransformation]] = {
+        "adam": optax.adam,
+        "adamw": optax.adamw,
+        "sgd": functools.partial(optax.sgd, momentum=0.9),
+    }
+    return optax.chain(clip, makers[config.optimiser](rate))
 
 
 def make_learner(
@@ -148,6 +159,15 @@ def build(config: TrainConfig) -> Experiment:
         val=fixed("val", VAL_SEED, config.val_episodes),
         test=fixed("test", TEST_SEED, config.test_episodes),
     )
+
+
+def identity(experiment: Experiment) -> dict[str, Any]:
+    """What a run was trained and judged on, side by side: class names and a hash of the images."""
+    split = experiment.split
+    return {
+        side: {"classes": list(split.classes[side]), "images": pool_hash(split.pools[side])}
+        for side in SIDES
+    }
 
 
 def initial_progress(experiment: Experiment, learner: MetaLearner) -> train.Progress:
@@ -236,7 +256,7 @@ def record_of(report: train.Report, config: TrainConfig) -> dict[str, Any]:
 
 def restore_progress(experiment: Experiment, run: Run) -> train.Progress:
     """The progress that a run's latest checkpoint holds (CheckpointError)."""
-    checkpoints = Checkpoints(run.checkpoints)
+    checkpoints = Checkpoints(run.checkpoints, read_only=True)
     try:
         like = initial_progress(experiment, experiment.training)
         progress: train.Progress = checkpoints.restore(like)[1]
@@ -245,7 +265,9 @@ def restore_progress(experiment: Experiment, run: Run) -> train.Progress:
         checkpoints.close()
 
 
-def task_of(experiment: Experiment) -> baselines.Task:
+def task_of(
+    experiment: Experiment, told_to_stop: Callable[[], bool] = lambda: False
+) -> baselines.Task:
     """What the rows of this experiment's table are judged on and made from."""
     return baselines.Task(
         config=experiment.config,
@@ -256,17 +278,23 @@ def task_of(experiment: Experiment) -> baselines.Task:
         example_x=experiment.example_x,
         val=experiment.val,
         test=experiment.test,
-        pretrain=functools.partial(pretrain, experiment),
+        pretrain=functools.partial(pretrain, experiment, told_to_stop),
     )
 
 
-def judge(experiment: Experiment, params: Params) -> Iterator[baselines.Row]:
+def judge(
+    experiment: Experiment, params: Params, told_to_stop: Callable[[], bool] = lambda: False
+) -> Iterator[baselines.Row]:
     """The learner's row on the meta-test episodes, then the baselines', one at a time."""
     untrained = initial_progress(experiment, experiment.learner).state.params
-    yield from baselines.rows(task_of(experiment), experiment.learner, params, untrained)
+    yield from baselines.rows(
+        task_of(experiment, told_to_stop), experiment.learner, params, untrained
+    )
 
 
-def pretrain(experiment: Experiment, learner: MetaLearner) -> Params:
+def pretrain(
+    experiment: Experiment, told_to_stop: Callable[[], bool], learner: MetaLearner
+) -> Params:
     """Pre-train with the run's own sampler, optimiser, augmentation and budget of images.
 
     The best checkpoint is picked on meta-validation, as the learner's own is.
@@ -283,6 +311,7 @@ def pretrain(experiment: Experiment, learner: MetaLearner) -> Params:
         dispatch=config.dispatch,
         validate=validation(experiment, learner),
         validate_every=config.validate_every,
+        told_to_stop=told_to_stop,
     ):
         progress = report.progress or progress
     return progress.best_params

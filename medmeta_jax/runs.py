@@ -1,4 +1,4 @@
-"""A run directory: config.yaml, env.json, metrics.jsonl, checkpoints/, summary.json."""
+"""A run directory: config.yaml, split.json, env.json, metrics.jsonl, checkpoints/, summary.json."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.config = folder / "config.yaml"
+        self.split = folder / "split.json"
         self.metrics = folder / "metrics.jsonl"
         self.summary = folder / "summary.json"
         self.checkpoints = folder / "checkpoints"

@@ -1,7 +1,7 @@
 """The four ideas of the engine, as values, and the shape contracts between them.
 
 Everything here describes **one** episode. A batch of episodes is a `jax.vmap`
-outside (`train.py`, `evaluate.py`), never an axis inside an algorithm.
+outside (`train.py`, `evaluation.py`), never an axis inside an algorithm.
 """
 
 from __future__ import annotations

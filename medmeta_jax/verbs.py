@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -11,10 +12,11 @@ from typing import Any
 import jax
 
 from medmeta_jax import baselines, config as configs, console, experiment as experiments, runs
+from medmeta_jax.checkpoint import SaveError
 from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.data import sources
 from medmeta_jax.data.anatomy import cache_folder
-from medmeta_jax.data.samples import Samples
+from medmeta_jax.data.samples import DataError, Samples
 from medmeta_jax.data.splits import SIDES
 from medmeta_jax.experiment import Experiment
 from medmeta_jax.runs import Run
@@ -52,7 +54,10 @@ def train(config: TrainConfig, *, resume: str | None, told_to_stop: Stop) -> dic
     describe(experiment)
     if resume is None:
         name = f"{config.algorithm}-{Path(config.data).stem}"
-        run = runs.create(name, configs.to_plain(experiment.config))
+        run = runs.create(name, plain_config(experiment.config))
+        runs.write_json(run.split, experiments.identity(experiment))
+    else:
+        check_same_data(experiment, run)
     console.say(f"run        {run.folder}")
     step, seconds["compile"] = experiments.compile_step(experiment, experiment.training)
     console.say(f"compiled   in {seconds['compile']:.1f} s")
@@ -64,7 +69,32 @@ def train(config: TrainConfig, *, resume: str | None, told_to_stop: Stop) -> dic
         f"best       step {int(progress.best_step)}, "
         f"meta-validation accuracy {100 * float(progress.best_score):.1f}"
     )
-    return evaluate_run(experiment, run, progress.best_params, seconds)
+    return evaluate_run(experiment, run, progress.best_params, seconds, told_to_stop)
+
+
+def plain_config(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as a run keeps it: paths absolute, to be found from anywhere."""
+    plain = configs.to_plain(config)
+    for name in ("data", "meta_test"):
+        if plain[name] is not None and Path(plain[name]).exists():
+            plain[name] = str(Path(plain[name]).absolute())
+    return plain
+
+
+def check_same_data(experiment: Experiment, run: Run) -> None:
+    """Refuse to go on with, or judge, a run whose data are no longer what they were."""
+    if not run.split.exists():
+        raise DataError(f"{run.split}: missing; the run does not say which classes it trained on")
+    before, now = (
+        json.loads(run.split.read_text(encoding="utf-8")),
+        experiments.identity(experiment),
+    )
+    for side, facts in before.items():
+        if facts != now[side]:
+            raise DataError(
+                f"{experiment.config.data}: the meta-{side} images or classes are not those of "
+                f"{run.folder}; bring the data back as they were, or start a new run"
+            )
 
 
 def describe(experiment: Experiment) -> None:
@@ -86,7 +116,6 @@ def describe(experiment: Experiment) -> None:
 def train_loop(experiment: Experiment, step: Any, run: Run, resume: bool, stop: Stop) -> None:
     """Train with a bar on a terminal, and a line at each meta-validation."""
     config = experiment.config
-    at_rest = None
     reports = experiments.train_run(experiment, step, run, resume=resume, told_to_stop=stop)
     try:
         with console.bar("training", config.meta_steps) as advance:
@@ -94,38 +123,55 @@ def train_loop(experiment: Experiment, step: Any, run: Run, resume: bool, stop: 
                 record = experiments.record_of(report, config)
                 text = f"loss {record['loss']:.3f}  {record['episodes_per_s']:.0f} episodes/s"
                 advance(report.step, text)
-                if report.progress is not None:
-                    at_rest = report.step
                 if report.valid is not None:
                     console.say(
                         f"step {report.step:5d}  {text}  train {100 * record['accuracy']:.1f}  "
                         f"meta-validation {100 * report.valid:.1f}"
                     )
     except NonFiniteError as error:
-        kept = f"the checkpoint of step {at_rest} is kept in {run.checkpoints}"
+        steps = sorted(int(p.name) for p in run.checkpoints.glob("*") if p.name.isdigit())
+        kept = f"the checkpoint of step {steps[-1]} is kept in {run.checkpoints}" if steps else ""
         raise RunFailed(
-            f"{error}; {kept if at_rest else 'there was no checkpoint yet'}. "
+            f"{error}; {kept or 'there was no checkpoint yet'}. "
             "Lower outer_lr or hyper.inner_lr, or set clip"
         ) from None
     except OSError as error:
         raise RunFailed(f"{run.folder}: cannot be written ({error.strerror or error})") from None
+    except SaveError as error:
+        raise RunFailed(str(error)) from None
+    stop_if_told(stop, run)
+
+
+def stop_if_told(stop: Stop, run: Run | None) -> None:
+    """Raise Stopped where a signal has come; training is saved by then."""
     if stop():
-        raise Stopped(f"saved; go on with: medmeta train --resume {run.folder}")
+        again = f"saved; go on with: medmeta train --resume {run.folder}" if run else "stopped"
+        raise Stopped(again)
 
 
 def evaluate_run(
-    experiment: Experiment, run: Run | None, params: Any, seconds: dict[str, float]
+    experiment: Experiment,
+    run: Run | None,
+    params: Any,
+    seconds: dict[str, float],
+    told_to_stop: Stop = lambda: False,
 ) -> dict[str, Any]:
     """The table of a trained learner; written into the run where one is given."""
     began = time.perf_counter()
     task = experiments.task_of(experiment)
-    facts = baselines.task_facts(task, experiment.split.about)
+    split = experiment.split
+    facts = {
+        **baselines.task_facts(task, split.about),
+        "shared_groups": split.shared_groups,
+        "shared_images": split.shared_images,
+    }
     found: list[dict[str, Any]] = []
     first = None
-    for row in experiments.judge(experiment, params):
+    for row in experiments.judge(experiment, params, told_to_stop):
         first = first or row
         found.append(baselines.result(row, first, facts))
         console.say(f"evaluated  {row.learner}: {console.percent(found[-1]['accuracy'])}")
+        stop_if_told(told_to_stop, run)
     seconds = {**seconds, "eval": time.perf_counter() - began}
     summary = {
         "results": found,
@@ -158,6 +204,7 @@ def evaluate(
     experiment = experiments.build(configs.from_mapping(changes, config, "eval"))
     seconds = {"data": time.perf_counter() - began}
     describe(experiment)
+    check_same_data(experiment, run)
     progress = experiments.restore_progress(experiment, run)
     return evaluate_run(experiment, None, progress.best_params, seconds)
 

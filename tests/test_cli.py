@@ -81,7 +81,11 @@ def test_train_then_eval(medmeta, archive: Path, tmp_path: Path) -> None:
     assert set(row["accuracy"]) == {"mean", "ci95"}
     assert (row["ways"], row["shots"], row["queries"], row["episodes"]) == (3, 1, 2, 6)
     assert len({r["episodes_hash"] for r in summary["results"]}) == 1
-    assert len(summary["results"][0]["accuracy_by_step"]) == 2
+    assert len(summary["results"][0]["accuracy_by_step"]["mean"]) == 2
+    first = summary["results"][0]
+    for other in summary["results"][1:]:
+        gap = other["accuracy"]["mean"] - first["accuracy"]["mean"]
+        assert other["minus_maml"]["mean"] == pytest.approx(gap)
     assert summary["seconds"].keys() == {"data", "compile", "train", "eval"}
     run = only_run(tmp_path)
     assert json.loads((run / "summary.json").read_text()) == summary
@@ -95,6 +99,15 @@ def test_train_then_eval(medmeta, archive: Path, tmp_path: Path) -> None:
     (same,) = json.loads(again.stdout)["results"]
     assert same["accuracy"] == summary["results"][0]["accuracy"]
     assert same["episodes_hash"] == row["episodes_hash"]
+
+    with np.load(archive) as arrays:
+        changed = {**arrays, "images": arrays["images"].copy()}
+    changed["images"][-1, 0, 0] ^= 1
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    np.savez(tmp_path / "changed.npz", **changed)
+    config["data"] = str(tmp_path / "changed.npz")
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert_refused(medmeta("eval", run), 3, "are not those of", "start a new run")
 
     complete = medmeta("train", "--resume", run)
     assert_refused(complete, 2, "resume", "is complete")
@@ -163,6 +176,7 @@ def test_usage_errors(medmeta, archive: Path, tmp_path: Path) -> None:
     assert_refused(
         medmeta("train", "--data", archive, "--hyper.inner-lr", "-1"), 2, "inner_lr must be > 0"
     )
+    assert_refused(medmeta("train", "--preset", "omniglot"), 2, "names no data; add --data")
     assert_refused(medmeta("train", "--resume", "x", "--meta-steps", "3"), 2, "no other option")
     assert medmeta("--help").returncode == 0
     assert not (tmp_path / "runs").exists()
@@ -185,6 +199,8 @@ def test_data_errors_leave_nothing_behind(medmeta, archive: Path, tmp_path: Path
         (["--data", few], ["2 classes (a, b)", "--meta-test"]),
         (["--data", empty], ["empty/a: class folder without images"]),
         (["--data", tmp_path / "keys.npz"], ["keys.npz: needs the arrays images and labels"]),
+        (["--data", archive, "--disjoint", "group"], ["names no groups", "use image"]),
+        (["--data", archive, "--meta-test", archive], ["108 of its images are also in"]),
         (["--data", archive, "--ways", "7"], ["7 ways need 7 classes, there are 3"]),
         (["--data", archive, "--shots", "12"], ["has 12 images, 12 shots"]),
     ]
@@ -204,7 +220,7 @@ def test_runs_that_cannot_be_written_or_found(medmeta, archive: Path, tmp_path: 
     (tmp_path / "other").mkdir()
     assert_refused(medmeta("eval", tmp_path / "other"), 3, "not a run directory")
     (tmp_path / "other" / "config.yaml").write_text(f"data: {archive}\nimage_size: 8\n")
-    assert_refused(medmeta("eval", tmp_path / "other"), 3, "no checkpoint")
+    assert_refused(medmeta("eval", tmp_path / "other"), 3, "split.json: missing")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import resource
+import signal
 from pathlib import Path
 
 import chex
@@ -14,8 +16,8 @@ import pytest
 
 from medmeta_jax import train
 from medmeta_jax.algorithms.maml import maml
-from medmeta_jax.checkpoint import CheckpointError, Checkpoints
-from medmeta_jax.evaluate import FixedEpisodes, episode_keys, evaluate
+from medmeta_jax.checkpoint import CheckpointError, Checkpoints, SaveError
+from medmeta_jax.evaluation import FixedEpisodes, episode_keys, evaluate
 from medmeta_jax.losses import accuracy
 from medmeta_jax.types import Episode, Examples, MetaLearner
 
@@ -159,6 +161,21 @@ def test_resume_is_bit_equal(
     key_data = [jax.random.key_data(p.state.key) for p in (resumed, straight)]
     np.testing.assert_array_equal(*key_data)
     chex.assert_trees_all_equal(resumed.state._replace(key=0), straight.state._replace(key=0))
+
+
+def test_a_disk_without_room_is_a_clear_error(progress: train.Progress, tmp_path: Path) -> None:
+    """A file size limit stands for it: the save fails, and the earlier one is named."""
+    checkpoints = Checkpoints(tmp_path / "c")
+    checkpoints.save(1, progress)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+        with pytest.raises(SaveError, match=r"step 2 cannot be written .*whole ones: \[1\]"):
+            checkpoints.save(2, progress)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
 
 
 def test_checkpoints_are_checked(progress: train.Progress, tmp_path: Path) -> None:

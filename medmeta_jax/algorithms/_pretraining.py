@@ -42,11 +42,14 @@ def pretraining_loss(
 
     def loss(params: Params, episode: Episode, key: Array, step: Array) -> tuple[Array, Info]:
         del key, step
-        both = jax.tree.map(lambda s, q: jnp.concatenate([s, q]), episode.support, episode.query)
-        features, _ = backbone.apply(params["body"], both.x, both.mask)
-        logits = linear(params["classifier"], features)
-        value = cross_entropy(logits, episode.classes[both.y], both.mask)
-        of_ways = logits[episode.support.y.shape[0] :][:, episode.classes]
+        support, query = episode.support, episode.query
+        # Statistics as at meta-test: the support set's own, given to the query.
+        seen, stats = backbone.apply(params["body"], support.x, support.mask)
+        asked, _ = backbone.apply(params["body"], query.x, query.mask, stats)
+        logits = linear(params["classifier"], jnp.concatenate([seen, asked]))
+        labels = episode.classes[jnp.concatenate([support.y, query.y])]
+        value = cross_entropy(logits, labels, jnp.concatenate([support.mask, query.mask]))
+        of_ways = logits[support.y.shape[0] :][:, episode.classes]
         return value, Info(value, mask_absent(of_ways, episode.classes >= 0))
 
     return loss

@@ -23,14 +23,13 @@ import csv
 import importlib.util
 import os
 import re
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from medmeta_jax.data.samples import DataError, Samples, resize_images
+from medmeta_jax.data.samples import DAMAGED, DataError, Samples, resize_images
 
 VERSION = "v1"
 PATCH_MM = 48
@@ -66,8 +65,8 @@ def load(source: str = "anatomy", *, image_size: int = 28) -> Samples:
         write_cache(cached)
     try:
         with np.load(cached, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            arrays = {name: archive[name] for name in ("images", "regions", "groups", "domains")}
+    except DAMAGED as error:
         raise DataError(f"{cached}: damaged ({error}); remove it to build it again") from None
     names, labels = np.unique(arrays["regions"], return_inverse=True)
     return Samples(

@@ -170,12 +170,19 @@ def episodes_hash(pool: Pool, indices: Indices) -> str:
     `indices` has a leading axis of episodes. Two lists are equal exactly when every
     episode shows the same pixels in the same parts; 16 hexadecimal digits of SHA-256.
     """
-    digest = hashlib.sha256()
-    pixels = np.asarray(pool.x)
-    digest.update(repr((pixels.shape, np.asarray(pool.labels).tolist())).encode())
-    digest.update(np.ascontiguousarray(pixels).tobytes())
+    digest = hashlib.sha256(pool_hash(pool).encode())
     for part in indices:
         digest.update(np.ascontiguousarray(np.asarray(part, np.int32)).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def pool_hash(pool: Pool) -> str:
+    """The identity of a pool: its pixels and which class each is of."""
+    digest = hashlib.sha256()
+    for part in (pool.x, pool.rows, pool.labels, pool.group):
+        array = np.asarray(part)
+        digest.update(repr(array.shape).encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:16]
 
 

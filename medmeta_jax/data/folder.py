@@ -14,7 +14,10 @@ import numpy as np
 from medmeta_jax.data.samples import DataError, Samples, read_image, to_channels
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp"}
-SIDES = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+SIDES = {
+    "train": "train", "training": "train", "val": "train", "valid": "train",
+    "validation": "train", "test": "test", "testing": "test",
+}  # fmt: skip
 
 
 def recognises(source: str) -> bool:
@@ -45,7 +48,14 @@ def list_files(root: Path) -> tuple[list[Path], list[str], list[str]]:
     folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not folders:
         raise DataError(f"{root}: no class folders; expected {root}/<class>/<image files>")
-    if all(folder.name.lower() in SIDES for folder in folders):
+    named = [folder for folder in folders if folder.name.lower() in SIDES]
+    if named and len(named) < len(folders):
+        other = next(folder for folder in folders if folder not in named)
+        raise DataError(
+            f"{root}: {named[0].name}/ beside {other.name}/; either class folders, or the folders "
+            f"train, val and test that hold them"
+        )
+    if named:
         pairs = [
             (SIDES[folder.name.lower()], child)
             for folder in folders
@@ -73,20 +83,26 @@ def read_groups(root: Path, files: list[Path], labels: list[str]) -> np.ndarray 
     if not table.exists():
         return None
     try:
-        with table.open(newline="", encoding="utf-8") as handle:
+        with table.open(newline="", encoding="utf-8-sig") as handle:
             rows = list(csv.DictReader(handle))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{table}: cannot be read ({error})") from None
     missing = {"path", "group"} - set(rows[0] if rows else ())
     if missing:
         raise DataError(f"{table}: lacks the columns {sorted(missing)}; needs path, label, group")
-    group_of = {row["path"]: row["group"] for row in rows}
+    given: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        key = (row.get("label") or "", row["path"] or "")
+        given.setdefault(key, set()).add(row["group"] or "")
     groups = []
     for path, label in zip(files, labels, strict=True):
         inside = path.relative_to(root).as_posix()
-        keys = (inside, f"{label}/{path.name}", path.name)
-        found = next((group_of[key] for key in keys if key in group_of), None)
+        # A path is relative to the root, or to the class folder that the label names.
+        keys = [(label, inside), ("", inside), (label, path.name)]
+        found = set().union(*(given.get(key, set()) for key in keys)) - {""}
         if not found:
             raise DataError(f"{table}: has no group for {inside}; add a row, or remove the file")
-        groups.append(found)
+        if len(found) > 1:
+            raise DataError(f"{table}: names several groups for {inside}: {sorted(found)}")
+        groups.append(found.pop())
     return np.asarray(groups)

@@ -6,12 +6,11 @@ images: [N, H, W] or [N, H, W, C] uint8. labels: [N] or [N, 1] int. Nothing is u
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
-from medmeta_jax.data.samples import DataError, Samples, resize_images
+from medmeta_jax.data.samples import DAMAGED, DataError, Samples, resize_images
 
 MEDMNIST_SIDES = {"train": "train", "val": "train", "test": "test"}
 
@@ -63,7 +62,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise DataError(f"{path}: not a readable npz archive ({error})") from None
 
 

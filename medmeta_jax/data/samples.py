@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +13,12 @@ import numpy as np
 
 class DataError(Exception):
     """Data that is missing or cannot be used. The message names the file and the remedy."""
+
+
+# What numpy and zipfile raise on a damaged archive, compressed or not.
+DAMAGED = (
+    OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 class Samples(NamedTuple):

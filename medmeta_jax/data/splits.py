@@ -28,6 +28,7 @@ class Split(NamedTuple):
 
     classes: class names by side, in the order of each pool's rows.
     grouped: whether the data set says which images belong together.
+    shared_images, shared_groups: how many meta-test has in common with the other sides.
     """
 
     pools: dict[str, Pool]
@@ -36,6 +37,8 @@ class Split(NamedTuple):
     grouped: bool
     about: str
     class_names: tuple[str, ...]
+    shared_images: int
+    shared_groups: int
 
 
 def split_classes(
@@ -129,6 +132,13 @@ def make_split(samples: Samples, meta_test: Samples | None = None) -> Split:
     wanted = [train.class_names.index(name) for name in classes["train"]]
     scaling = fit_scaling(train.images[np.isin(train.labels, wanted)])
     about = samples.about if meta_test is None else f"{samples.about} -> {meta_test.about}"
+    own, other = (held(sources, classes, group) for group in (("test",), ("train", "val")))
+    shared = len(own[0] & other[0])
+    if meta_test is not None and shared:
+        raise DataError(
+            f"{meta_test.about}: {shared} of its images are also in {samples.about}; what is "
+            "judged must not have been trained on"
+        )
     return Split(
         pools={side: make_pool(sources[side], classes[side], scaling) for side in SIDES},
         classes=classes,
@@ -136,4 +146,23 @@ def make_split(samples: Samples, meta_test: Samples | None = None) -> Split:
         grouped=all(source.groups is not None for source in sources.values()),
         about=about,
         class_names=samples.class_names,
+        shared_images=shared,
+        # Two data sets number their patients each in their own way.
+        shared_groups=len(own[1] & other[1]) if meta_test is None else 0,
     )
+
+
+def held(
+    sources: dict[str, Samples], classes: dict[str, tuple[str, ...]], sides: tuple[str, ...]
+) -> tuple[set[bytes], set[str]]:
+    """The images (as bytes) and groups that some sides hold."""
+    images: set[bytes] = set()
+    groups: set[str] = set()
+    for side in sides:
+        source = sources[side]
+        wanted = [source.class_names.index(name) for name in classes[side]]
+        keep = np.isin(source.labels, wanted)
+        images |= {image.tobytes() for image in source.images[keep]}
+        if source.groups is not None:
+            groups |= set(source.groups[keep].tolist())
+    return images, groups

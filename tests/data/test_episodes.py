@@ -81,8 +81,9 @@ def test_labels_are_those_of_the_images(disjoint: str) -> None:
         np.testing.assert_array_equal(class_of[index[there]], labels[there])
 
 
-def test_shots_are_exact_and_queries_balanced() -> None:
-    _, drawn = draw(EpisodeSpec(ways=3, shots=2, queries=4), 500)
+@pytest.mark.parametrize("disjoint", ["image", "group"])
+def test_shots_are_exact_and_queries_balanced(disjoint: str) -> None:
+    _, drawn = draw(EpisodeSpec(ways=3, shots=2, queries=4, disjoint=disjoint), 500)
     assert (drawn.support >= 0).all()
     assert (drawn.query >= 0).all()
     for y, count in ((drawn.support_y, 2), (drawn.query_y, 4)):

@@ -47,11 +47,11 @@ def test_proportions_are_kept(tmp_path: Path) -> None:
 
 
 def test_train_and_test_folders(tmp_path: Path) -> None:
-    for side in ("train", "test"):
+    for side in ("train", "val", "test"):
         write_images(tmp_path / side, "ab")
     samples = sources.load(str(tmp_path), image_size=8)
     assert samples.class_names == ("a", "b")
-    assert sorted(samples.sides) == ["test"] * 6 + ["train"] * 6
+    assert sorted(samples.sides) == ["test"] * 6 + ["train"] * 12
 
 
 def test_groups_table(tmp_path: Path) -> None:
@@ -85,7 +85,22 @@ def damage_groups(where: Path) -> None:
     (where / "groups.csv").write_text("path,label\na/0.png,a\n")
 
 
+def test_groups_by_label_and_name(tmp_path: Path) -> None:
+    """Paths may be relative to the class folder that the label names; a BOM is no column."""
+    write_images(tmp_path, "ab")
+    lines = [f"{i}.png,{c},{c}-patient{i}" for c in "ab" for i in range(3)]
+    text = "\n".join(["path,label,group", *lines])
+    (tmp_path / "groups.csv").write_text(text, encoding="utf-8-sig")
+    samples = sources.load(str(tmp_path), image_size=8)
+    assert samples.groups.tolist() == [f"{c}-patient{i}" for c in "ab" for i in range(3)]
+
+
 BAD_FOLDERS = {
+    "two groups": (
+        lambda p: (p / "groups.csv").write_text("path,label,group\na/0.png,a,p1\n0.png,a,p2\n"),
+        r"names several groups for a/0\.png: \['p1', 'p2'\]",
+    ),
+    "train beside classes": (lambda p: (p / "train").mkdir(), r"train/ beside a/; either class"),
     "empty class": (lambda p: (p / "z").mkdir(), r"z: class folder without images"),
     "cut off": (
         lambda p: (p / "a" / "0.png").write_bytes((p / "a" / "0.png").read_bytes()[:30]),
@@ -173,18 +188,22 @@ def test_bad_archives_are_refused_by_field(tmp_path: Path, name: str) -> None:
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(cut=st.integers(0, 400), flips=st.lists(st.tuples(st.integers(0, 399), st.integers(1, 255))))
 def test_damaged_bytes_never_crash(tmp_path: Path, cut: int, flips) -> None:
     """Cut or altered files are read, or refused as DataError; nothing else comes out."""
-    np.savez(tmp_path / "good.npz", **GOOD)
+    save = np.savez_compressed if cut % 2 else np.savez
+    save(tmp_path / "good.npz", **GOOD)
     data = bytearray((tmp_path / "good.npz").read_bytes()[: cut + 300])
     for place, change in flips:
         data[place % len(data)] ^= change
     (tmp_path / "x.npz").write_bytes(data)
-    pixels = bytearray(b"\x89PNG\r\n\x1a\n" + bytes(data))
-    (tmp_path / "x.png").write_bytes(pixels)
+    Image.fromarray(GOOD["images"][0]).save(tmp_path / "good.png")
+    pixels = bytearray((tmp_path / "good.png").read_bytes())
+    for place, change in flips:
+        pixels[place % len(pixels)] ^= change
+    (tmp_path / "x.png").write_bytes(pixels[: cut + 20])
     with contextlib.suppress(DataError):
         sources.load(str(tmp_path / "x.npz"), image_size=6)
     with contextlib.suppress(DataError):

@@ -69,6 +69,24 @@ def test_another_data_set_to_be_judged_on() -> None:
     np.testing.assert_array_equal(made.pools["test"].scale, made.pools["train"].scale)
 
 
+def test_judging_on_what_was_trained_on_is_refused() -> None:
+    samples = make_samples(6)
+    with pytest.raises(DataError, match="24 of its images are also in test"):
+        make_split(samples, samples)
+
+
+def test_what_the_sides_share_is_counted() -> None:
+    samples = make_samples(6)
+    assert (make_split(samples).shared_images, make_split(samples).shared_groups) == (0, 0)
+    patients = np.tile(np.array(["p1", "p2", "p3", "p4"]), 6)
+    assert make_split(samples._replace(groups=patients)).shared_groups == 4
+    twice = samples.images.copy()
+    names = split_classes(samples)
+    test, train = (samples.class_names.index(names[side][0]) for side in ("test", "train"))
+    twice[samples.labels == test] = twice[samples.labels == train]
+    assert make_split(samples._replace(images=twice)).shared_images == 4
+
+
 def test_scaling_never_sees_the_judged_images() -> None:
     samples = make_samples(30)
     dark = samples._replace(images=samples.images.copy())

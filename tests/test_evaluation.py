@@ -5,8 +5,10 @@ from __future__ import annotations
 import jax
 import numpy as np
 
+from medmeta_jax import evaluation
 from medmeta_jax.algorithms.maml import maml
-from medmeta_jax.evaluate import (
+from medmeta_jax.algorithms.protonet import protonet
+from medmeta_jax.evaluation import (
     FixedEpisodes,
     Predictions,
     episode_keys,
@@ -32,6 +34,24 @@ def test_predictions_equal_a_plain_loop() -> None:
             np.testing.assert_allclose(found.logits[i], logits, rtol=1e-3, atol=1e-4)
             np.testing.assert_array_equal(found.y[i], episode.query.y)
             np.testing.assert_array_equal(found.classes[i], episode.classes)
+
+
+def test_blocks_are_put_together_in_order(monkeypatch) -> None:
+    learner = protonet(tiny_backbone(), outputs=WAYS)
+    params = learner.init(jax.random.key(0), EXAMPLE)
+    fixed = FixedEpisodes(sampler, POOL, episode_keys(3, 7))
+    whole = predict_episodes(learner, params, fixed)
+    monkeypatch.setattr(evaluation, "BLOCK", 3)
+    parts = predict_episodes(learner, params, fixed)
+    for a, b in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_a_prediction_that_is_not_finite_is_wrong() -> None:
+    logits = np.array([[[1.0, 0.0], [np.nan, np.nan]], [[1.0, 0.0], [0.0, 1.0]]])
+    y, mask = np.array([[0, 0], [0, 1]]), np.ones((2, 2), bool)
+    scores = score_predictions(Predictions(logits, y, mask, np.array([[0, 1], [0, 1]])))
+    np.testing.assert_allclose(scores.per_episode["accuracy"], [0.5, 1.0])
 
 
 def test_a_longer_list_begins_with_the_shorter() -> None:

@@ -118,9 +118,13 @@ class Scores(NamedTuple):
 
 
 def score_predictions(predictions: Predictions) -> Scores:
-    """Accuracy, macro recall and macro F1 an episode, and the bootstrap over classes."""
-    guess = predictions.logits.argmax(-1)
+    """Accuracy, macro recall and macro F1 an episode, and the bootstrap over classes.
+
+    A prediction that is not finite (an adaptation that diverged) counts as wrong.
+    """
     ways = predictions.logits.shape[-1]
+    finite = np.isfinite(predictions.logits).all(-1)
+    guess = np.where(finite, predictions.logits.argmax(-1), (predictions.y + 1) % ways)
     table = confusion(guess, predictions.y, predictions.mask, ways)
     labels = np.take_along_axis(predictions.classes, predictions.y, axis=1)
     correct = (guess == predictions.y)[predictions.mask]

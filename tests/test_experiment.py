@@ -1,0 +1,146 @@
+"""A run's parts put together: which classes judge, what a baseline may look at, who wins."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from medmeta_jax import baselines, experiment as experiments, registry, train
+from medmeta_jax.config import TrainConfig
+from medmeta_jax.evaluation import sample_key
+from medmeta_jax.experiment import Experiment
+
+CONFIG = TrainConfig(
+    image_size=8, hyper={"steps": 1}, net={"width": 4, "depth": 2}, meta_steps=40, meta_batch=2,
+    val_episodes=6, test_episodes=8, queries=2, augment=("flip",), validate_every=20, dispatch=20,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def strict_promotion() -> None:
+    """Not here: optax's schedules and Adam mix a float with an int count."""
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(9), 12)
+    images = rng.integers(0, 200, (9, 8, 8))[labels] + rng.integers(0, 55, (108, 8, 8))
+    path: Path = tmp_path_factory.mktemp("experiment") / "toy.npz"
+    np.savez(path, images=images.astype(np.uint8), labels=labels)
+    return experiments.build(dataclasses.replace(CONFIG, data=str(path)))
+
+
+def drawn_classes(experiment: Experiment, side: str) -> set[str]:
+    episodes = getattr(experiment, side)
+    labels = {
+        int(label)
+        for key in episodes.keys
+        for label in experiment.sampler(sample_key(key), episodes.pool).classes
+    }
+    return {experiment.split.class_names[label] for label in labels}
+
+
+@pytest.mark.parametrize("side", ["val", "test"])
+def test_each_side_is_judged_on_its_own_classes(experiment: Experiment, side: str) -> None:
+    drawn = drawn_classes(experiment, side)
+    assert drawn
+    assert drawn <= set(experiment.split.classes[side])
+    others = {n for s, names in experiment.split.classes.items() if s != side for n in names}
+    assert not drawn & others
+
+
+def test_the_difference_is_row_minus_learner() -> None:
+    def row(name: str, accuracy: list[float]) -> baselines.Row:
+        values = {key: np.asarray(accuracy) for key in ("accuracy", "recall", "f1")}
+        return baselines.Row(name, "none", baselines.Scores(values, (0.0, 1.0)), {})
+
+    first, worse = row("maml", [0.8, 0.9, 0.7]), row("scratch", [0.5, 0.7, 0.3])
+    found = baselines.result(worse, first, {})
+    assert found["minus_maml"]["mean"] == pytest.approx(-0.3)
+    assert "minus_maml" not in baselines.result(first, first, {})
+
+
+def test_settings_are_chosen_on_meta_validation_and_are_the_best(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def scored(family, params, episodes, *, steps, settings):
+        seen.append((episodes.pool is experiment.val.pool, settings[0], steps))
+        value = 0.9 if (settings[0], steps) == (0.2, 20) else 0.1
+        return baselines.Scores({"accuracy": np.array([value, value])}, (0.0, 1.0))
+
+    monkeypatch.setattr(baselines, "evaluate", scored)
+    row = baselines.scratch(experiments.task_of(experiment))
+    assert (row.chosen["inner_lr"], row.chosen["steps"]) == (0.2, 20)
+    assert all(on_val for on_val, *_ in seen[:-1])
+    assert seen[-1] == (False, 0.2, 20)
+
+
+def test_pre_training_learns_the_pools_own_classes(experiment: Experiment) -> None:
+    """Its labels are the pool's, not the episode's: the classifier tells all classes apart."""
+    learner = registry.factory("algorithms", "nearest_centroid")(
+        experiment.backbone, outputs=experiment.outputs, pool_classes=9
+    )
+    constant = experiment._replace(optimiser=optax.adam(1e-2))
+    step, seconds = experiments.compile_step(constant, learner)
+    assert seconds > 0
+    progress = experiments.initial_progress(constant, learner)
+    reports = list(
+        train.fit(step, progress, experiment.split.pools["train"], steps=300, dispatch=20)
+    )
+    losses = [float(report.metrics.loss.mean()) for report in reports]
+    assert losses[-1] < 0.3 < losses[0]
+
+
+@pytest.mark.parametrize("side", ["support", "query"])
+def test_augmentation_touches_the_side_it_is_told_to(experiment: Experiment, side: str) -> None:
+    seen = {}
+
+    def loss(params, episode, key, step):
+        seen["episode"] = episode
+        return experiment.learner.loss(params, episode, key, step)
+
+    config = dataclasses.replace(experiment.config, augment=("rotate",), augment_on=side)
+    learner = experiments.with_augmentation(config, experiment.learner._replace(loss=loss))
+    key = jax.random.key(0)
+    episode = experiment.sampler(key, experiment.split.pools["train"])
+    params = learner.init(key, experiment.example_x)
+    learner.loss(params, episode, key, jnp.zeros((), jnp.int32))
+    for name in ("support", "query"):
+        same = bool((getattr(seen["episode"], name).x == getattr(episode, name).x).all())
+        assert same == (name != side)
+
+
+def test_the_optimiser_is_the_configured_one() -> None:
+    """Clipped to norm 1, one SGD step at rate 0.5 is 0.5 long; a cosine's last step is 0."""
+    config = TrainConfig(optimiser="sgd", outer_lr=0.5, clip=1.0, meta_steps=4)
+    made = experiments.outer_optimiser(config)
+    params, grads = jnp.zeros(3), jnp.array([30.0, 0.0, 40.0])
+    state, lengths = made.init(params), []
+    for _ in range(5):
+        updates, state = made.update(grads, state, params)
+        lengths.append(float(jnp.linalg.norm(updates)))
+    assert lengths[0] == pytest.approx(0.5)
+    assert lengths[4] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_norm_statistics_are_those_of_the_adapted_network(experiment: Experiment) -> None:
+    """Judged on the support itself, the adapted network normalises with its own statistics."""
+    learner, key = experiment.learner, jax.random.key(0)
+    episode = experiment.sampler(key, experiment.split.pools["train"])
+    params = learner.init(key, experiment.example_x)
+    adapted = learner.adapt(params, episode.support, key)
+    x, mask = episode.support.x, episode.support.mask
+    _, stats = experiment.backbone.apply(adapted.params["body"], x, mask)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), adapted.stats, stats)
+    _, before = experiment.backbone.apply(params["body"], x, mask)
+    gaps = jax.tree.map(lambda a, b: float(abs(a - b).max()), adapted.stats, before)
+    assert max(jax.tree.leaves(gaps)) > 1e-4
