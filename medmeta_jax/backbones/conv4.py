@@ -113,7 +113,7 @@ def conv4(
     The input's size and channels are read from the example at `init`. F is
     `widths[-1] * h * w`, where each pool halves h and w while they are at least 2.
 
-    >>> import jax
+    >>> import jax, jax.numpy as jnp
     >>> backbone = conv4(width=8)
     >>> params = backbone.init(jax.random.key(0), jnp.ones((2, 28, 28, 1)))
     >>> backbone.apply(params, jnp.ones((2, 28, 28, 1)), jnp.ones(2, bool))[0].shape
