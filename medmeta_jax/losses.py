@@ -12,20 +12,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from medmeta_jax.types import Array, Episode, Examples, Info, Loss, Params, PyTree
+from medmeta_jax.types import Array, Episode, Examples, Info, Loss, Params, PyTree, select
 
 # Finite, so that a masked logit's gradient is 0 and not NaN; exp(ABSENT) is 0 in float32.
 ABSENT = -1e9
-
-
-def select(values: Array, mask: Array) -> Array:
-    """`values` [n, ...] with zeros in place of padding, in values and in gradients.
-
-    To be done before a function that could meet a NaN, not after: the gradient of a
-    selection passes through what was not selected.
-    """
-    wide = mask.reshape(mask.shape + (1,) * (values.ndim - 1))
-    return jnp.where(wide, values, jnp.zeros_like(values))
 
 
 def masked_mean(values: Array, mask: Array) -> Array:

@@ -138,6 +138,16 @@ def check_episode(episode: Episode) -> None:
             ) from None
 
 
+def select(values: Array, mask: Array) -> Array:
+    """`values` [n, ...] with zeros in place of padding, in values and in gradients.
+
+    To be done before a function that could meet a NaN, not after: the gradient of a
+    selection passes through what was not selected.
+    """
+    wide = mask.reshape(mask.shape + (1,) * (values.ndim - 1))
+    return jnp.where(wide, values, jnp.zeros_like(values))
+
+
 def clear_padding(x: PyTree, mask: Array) -> PyTree:
     """Inputs with zeros in place of padding, which may have held anything, even NaN.
 
@@ -145,11 +155,7 @@ def clear_padding(x: PyTree, mask: Array) -> PyTree:
     cotangent with its input, and 0 * NaN is NaN.
     """
 
-    def clear(leaf: Array) -> Array:
-        wide = mask.reshape(mask.shape + (1,) * (leaf.ndim - 1))
-        return jnp.where(wide, leaf, jnp.zeros_like(leaf))
-
-    return jax.tree.map(clear, x)
+    return jax.tree.map(lambda leaf: select(leaf, mask), x)
 
 
 def checked(learner: MetaLearner) -> MetaLearner:

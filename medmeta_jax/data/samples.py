@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -116,6 +115,3 @@ def select(samples: Samples, keep: np.ndarray) -> Samples:
         sides=pick(samples.sides),
         domains=pick(samples.domains),
     )
-
-
-Load = Callable[..., Samples]
