@@ -180,14 +180,13 @@ def initial_progress(experiment: Experiment, learner: MetaLearner) -> train.Prog
 def compile_step(experiment: Experiment, learner: MetaLearner) -> tuple[train.Step, float]:
     """The compiled training step of a learner, and the seconds that compiling took."""
     config = experiment.config
-    on_cpu = jax.default_backend() == "cpu"
     step = train.make_step(
         learner,
         experiment.sampler,
         experiment.optimiser,
         accuracy,
         meta_batch=config.meta_batch,
-        chunk=config.chunk or (1 if on_cpu else config.meta_batch),
+        chunk=config.chunk or train.default_chunk(config.meta_batch),
         dispatch=config.dispatch,
     )
     state = jax.eval_shape(lambda: initial_progress(experiment, learner).state)

@@ -13,18 +13,21 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 import optax
+from jax.ad_checkpoint import checkpoint_name
 
+from medmeta_jax.mixed import mixed_gradient
 from medmeta_jax.types import Array, Params, PyTree
 
 InnerLoss = Callable[[Params, Array], Array]
 Solve = Callable[..., Params]
-Order = Literal["second", "first"]
+Order = Literal["second", "first", "mixed"]
 Loop = Literal["auto", "unroll", "scan"]
 Path = tuple[str, ...]
 
 # Above this many steps the program is a scan: compile time grows with unrolled steps,
 # and the gain of unrolling (measured at 5 steps on a CPU: 12%) does not.
 MAX_UNROLLED_STEPS = 5
+INNER_GRADIENT = "inner_gradient"  # its name to a rematerialisation policy
 
 
 def unrolled(
@@ -44,7 +47,9 @@ def unrolled(
       optimiser: any optax transformation; its state starts afresh at each call. Inner
         Adam needs `eps_root > 0`, else its meta-gradient is NaN.
       steps: number of inner steps, >= 0.
-      order: "second" differentiates through ∇L; "first" holds it constant.
+      order: "second" differentiates through ∇L in reverse; "mixed" gives the same
+        derivative forward over reverse, a third more arithmetic in memory that does not
+        grow with the steps (`mixed.py`); "first" holds ∇L constant.
       remat: recompute each step's activations in the backward pass instead of storing
         them: memory for one step's activations rather than for all of them.
       loop: "unroll", "scan", or "auto" (unrolled up to 5 steps). The same result.
@@ -66,9 +71,13 @@ def unrolled(
         raise ValueError(f"loop must be one of {get_args(Loop)}, got {loop!r}")
 
     def solve(inner_loss: InnerLoss, params: Params, count: Any = None) -> Params:
+        gradient = jax.grad(inner_loss)
+        if order == "mixed":
+            gradient = mixed_gradient(inner_loss, params, jnp.zeros((), jnp.int32))
+
         def step(carry: tuple[Params, PyTree], t: Array) -> tuple[Params, PyTree]:
             current, opt_state = carry
-            grads = jax.grad(inner_loss)(current, t)
+            grads = checkpoint_name(gradient(current, t), INNER_GRADIENT)
             if order == "first":
                 grads = jax.lax.stop_gradient(grads)
             updates, opt_state = optimiser.update(grads, opt_state, current)
@@ -78,7 +87,13 @@ def unrolled(
         if isinstance(count, jax.Array):
             return jax.lax.fori_loop(0, count, lambda t, carry: step(carry, t), start)[0]
         total = steps if count is None else int(count)
-        body = jax.checkpoint(step) if remat else step
+        body = step
+        if remat:
+            body = jax.checkpoint(step)
+        elif order == "mixed":
+            # Of a step only its gradient is kept, for optimisers whose update is not linear.
+            keep = jax.checkpoint_policies.save_only_these_names(INNER_GRADIENT)
+            body = jax.checkpoint(step, policy=keep)
         if loop == "unroll" or (loop == "auto" and total <= MAX_UNROLLED_STEPS):
             carry = start
             for t in range(total):

@@ -86,6 +86,12 @@ def meta_gradient(
     return grads, loss, judged
 
 
+def default_chunk(meta_batch: int) -> int:
+    """Episodes to run side by side: one on a CPU, whose caches hold one episode's
+    activations; all of them on other devices."""
+    return 1 if jax.default_backend() == "cpu" else meta_batch
+
+
 def make_step(
     learner: MetaLearner,
     sampler: Sampler,
@@ -100,8 +106,7 @@ def make_step(
 
     Args:
       meta_batch: episodes a step.
-      chunk: episodes run side by side, a divisor of `meta_batch`. One at a time is the
-        quickest on a CPU, whose caches hold one episode's activations; a GPU wants all.
+      chunk: episodes run side by side, a divisor of `meta_batch`; see `default_chunk`.
       dispatch: the most steps that one call may take.
 
     Returns:

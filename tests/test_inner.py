@@ -17,10 +17,11 @@ def half_square(x):
     return lambda w, t: 0.5 * jnp.dot(w, x) ** 2
 
 
-def test_exact_second_order() -> None:
+@pytest.mark.parametrize("order", ["second", "mixed"])
+def test_exact_second_order(order: str) -> None:
     """One step on a linear model; values of torchmeta's test suite."""
     support, query = jnp.array([1.0, 2.0, 3.0]), jnp.array([4.0, 5.0, 6.0])
-    solve = unrolled(optax.sgd(0.5), steps=1)
+    solve = unrolled(optax.sgd(0.5), steps=1, order=order)
 
     def outer(w):
         adapted = solve(half_square(support), w)
@@ -40,9 +41,10 @@ def test_exact_first_order() -> None:
 
 
 @pytest.mark.parametrize("loop", ["unroll", "scan"])
-def test_exact_three_steps(loop: str) -> None:
+@pytest.mark.parametrize("order", ["second", "mixed"])
+def test_exact_three_steps(loop: str, order: str) -> None:
     support, query = jnp.array([1.0, 2.0, 3.0]), jnp.array([4.0, 5.0, 6.0])
-    solve = unrolled(optax.sgd(1.0), steps=3, loop=loop)
+    solve = unrolled(optax.sgd(1.0), steps=3, loop=loop, order=order)
     adapted = solve(half_square(support), W)
     np.testing.assert_array_equal(adapted, [-3609.0, -7219.0, -10828.0])
     grad = jax.grad(lambda w: jnp.dot(solve(half_square(support), w), query))(W)
@@ -80,7 +82,7 @@ OPTIMISERS = {
 
 
 @pytest.mark.parametrize("name", OPTIMISERS)
-@pytest.mark.parametrize("order", ["second", "first"])
+@pytest.mark.parametrize("order", ["second", "first", "mixed"])
 def test_every_form_of_the_loop_is_the_same(x64: None, name: str, order: str) -> None:
     """Unrolled, scanned and rematerialised: equal values and equal meta-gradients."""
     target = jnp.asarray(np.random.default_rng(0).normal(size=5))

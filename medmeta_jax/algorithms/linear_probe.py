@@ -20,20 +20,11 @@ from medmeta_jax.algorithms._pretraining import (
     pretraining_loss,
     require_sizes,
 )
-from medmeta_jax.algorithms.anil import Adapted
+from medmeta_jax.algorithms.anil import Adapted, anil
 from medmeta_jax.heads import linear
 from medmeta_jax.inner import require_positive, unrolled
 from medmeta_jax.losses import cross_entropy, mask_absent, masked_mean, ways_present
-from medmeta_jax.types import (
-    Array,
-    Backbone,
-    Examples,
-    Loss,
-    MetaLearner,
-    Params,
-    PyTree,
-    checked,
-)
+from medmeta_jax.types import Array, Backbone, Examples, Loss, MetaLearner, Params, checked
 
 
 def linear_probe(
@@ -77,16 +68,10 @@ def linear_probe(
         unscaled = {"kernel": head["kernel"] / length, "bias": head["bias"]}
         return Adapted(params["body"], unscaled, stats, present)
 
-    def predict(adapted: Adapted, x: PyTree, mask: Array) -> Array:
-        features, _ = backbone.apply(adapted.body, x, mask, adapted.stats)
-        return mask_absent(linear(adapted.head, features), adapted.present)
-
     return checked(
-        MetaLearner(
-            init_pretraining(backbone, outputs, pool_classes),
-            adapt,
-            predict,
-            pretraining_loss(backbone),
-            backbone.norm,
+        anil(backbone, outputs=outputs)._replace(
+            init=init_pretraining(backbone, outputs, pool_classes),
+            adapt=adapt,
+            loss=pretraining_loss(backbone),
         )
     )

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import chex
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
 
 from medmeta_jax import registry
-from medmeta_jax.types import Examples, MetaLearner
+from medmeta_jax.types import Episode, Examples, MetaLearner
 
 from ..conftest import WAYS, make_episode, padded, tiny_backbone
 
@@ -123,6 +125,33 @@ def test_padding_changes_nothing(case: Case, fill: float) -> None:
     close(long_value, value)
     close(long_info.logits[: len(episode.query.y)], info.logits)
     close(long_grads, grads, rtol=1e-3)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    support=st.lists(st.booleans(), min_size=6, max_size=6),
+    query=st.lists(st.booleans(), min_size=12, max_size=12),
+    x=st.sampled_from([float("nan"), float("inf"), -1e38, 3.0]),
+    y=st.integers(-9, 99),
+)
+def test_masked_examples_change_nothing(case: Case, support, query, x: float, y: int) -> None:
+    """Any mask, none and all included; anything in the masked images and labels."""
+
+    def masked(side: Examples, mask, x: float, y: int) -> Examples:
+        mask = jnp.asarray(mask)
+        images = jnp.where(mask[:, None, None, None], side.x, jnp.full_like(side.x, x))
+        return Examples(images, jnp.where(mask, side.y, y), mask)
+
+    def result(x: float, y: int):
+        both = masked(case.episode.support, support, x, y), masked(case.episode.query, query, x, y)
+        (value, info), grads = case.grad(
+            case.params, Episode(*both, case.episode.classes), KEY, STEP
+        )
+        return value, info.loss, info.logits[jnp.asarray(query)], grads
+
+    plain = result(0.0, 0)
+    chex.assert_tree_all_finite(plain)
+    close(result(x, y), plain)
 
 
 def test_an_absent_way_is_never_predicted(case: Case) -> None:

@@ -1,0 +1,83 @@
+"""Measurements as JSON, a Markdown table and a plot, side by side in a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+OURS = "medmeta_jax"
+BLUE, GREY = "#0072b2", "#999999"  # told apart without colour vision, and in grey
+
+
+def heading(found: dict[str, Any]) -> str:
+    """What the numbers were taken on, in a line."""
+    facts = found["machine"]
+    packages = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    return f"{facts['processor']}, {facts['threads']} threads, {facts['backend']}; {packages}"
+
+
+def number(value: float | None, digits: int) -> str:
+    """A number, or a dash where there is none."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def throughput_table(found: dict[str, Any]) -> str:
+    """Rows of every workload, with ratios below them."""
+    lines = [heading(found), f"Measured matrix product: {found['roof_gflops']:.0f} GFLOP/s", ""]
+    for name, work in found["workloads"].items():
+        lines += [
+            f"{name}: {work['about']}, {work['gflop_per_episode']:.1f} GFLOP an episode, "
+            f"meta-batch {work['meta_batch']}",
+            "",
+            "| | episodes/s, median (range) | peak, MB | compile, s |",
+            "|---|---|---|---|",
+        ]
+        for row in work["rows"]:
+            low, high = row["range"]
+            lines.append(
+                f"| {row['name']} | {row['episodes_per_s']:.2f} ({low:.2f} to {high:.2f}) "
+                f"| {number(row['peak_mb'], 0)} | {number(row['compile_s'], 1)} |"
+            )
+        lines += ["", f"To the fastest PyTorch: {number(work['ratio_to_fastest_torch'], 2)}; "
+                  f"to the naive form: {number(work['ratio_to_naive'], 1)}; "
+                  f"share of the roof: {100 * work['share_of_roof']:.0f}%."]  # fmt: skip
+        lines += [f"Left out: {way} ({why})." for way, why in work["left_out"].items()] + [""]
+    return "\n".join(lines).rstrip()
+
+
+def throughput_plot(found: dict[str, Any], path: Path) -> None:
+    """Bars a workload, with the range of the turns."""
+    from matplotlib.figure import Figure
+
+    works = found["workloads"]
+    figure = Figure(figsize=(7, 1 + 0.35 * sum(len(w["rows"]) + 1 for w in works.values())))
+    heights = [len(work["rows"]) for work in works.values()]
+    axes = figure.subplots(len(works), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for ax, (name, work) in zip(axes, works.items(), strict=True):
+        rows = work["rows"][::-1]
+        rates = [row["episodes_per_s"] for row in rows]
+        spread = [
+            [r - row["range"][0] for r, row in zip(rates, rows, strict=True)],
+            [row["range"][1] - r for r, row in zip(rates, rows, strict=True)],
+        ]
+        colours = [BLUE if row["name"] == OURS else GREY for row in rows]
+        ax.barh([row["name"] for row in rows], rates, xerr=spread, color=colours)
+        ax.set_title(f"{name}: {work['about']}", loc="left", fontsize=9)
+        ax.set_xlabel("episodes a second", fontsize=8)
+        ax.tick_params(labelsize=8)
+        ax.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
+def save(
+    out: Path, name: str, found: dict[str, Any], table: str,
+    plot: Callable[[dict[str, Any], Path], None],
+) -> None:  # fmt: skip
+    """Write NAME.json, NAME.md and NAME.png into a folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (out / f"{name}.md").write_text(table + "\n", encoding="utf-8")
+    plot(found, out / f"{name}.png")

@@ -1,0 +1,241 @@
+"""Episodes a second of this engine and of PyTorch, in turns: `python -m benchmarks.throughput`.
+
+All rows compute the same meta-steps on the same arrays, weights and episodes, which is
+shown before they are timed: at 8 channels and 12 pixels over ten meta-steps in float32
+and float64, and at the workload's own shape over two in float32. Each PyTorch way stands
+in the quicker of its image layouts. A way that is not installed or cannot differentiate
+twice is listed with the reason. Needs the extra `bench`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from benchmarks import machine, memory_use, report
+from benchmarks.machine import say
+from benchmarks.workloads import WORKLOADS, Engine, Workload, gflop, make_arrays
+
+NAIVE_EPISODES = 2
+PROOF_STEPS = 10
+TOLERANCE = {"float32": 1e-3, "float64": 1e-8}
+CANNOT = (ImportError, NotImplementedError, RuntimeError)  # what torch raises where it cannot
+
+
+class Row(Protocol):
+    """What is timed: a meta-step on episodes of the list, returning its mean query loss."""
+
+    def run(self, episodes: list[int]) -> float: ...
+
+
+Maker = Callable[..., Row]  # (work, arrays, params, channels_last) -> Row
+
+
+def torch_rows() -> dict[str, Maker]:
+    """Each PyTorch way by name."""
+    try:
+        import torch
+    except ImportError:
+        raise SystemExit('PyTorch is missing: pip install -e ".[bench]"') from None
+    from benchmarks import torch_baselines as baselines
+
+    torch.set_num_threads(machine.THREADS)
+    device = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
+
+    def maker(kind: type[baselines.Baseline]) -> Maker:
+        return lambda work, arrays, params, channels_last: kind(
+            baselines.Task(work, arrays, params, channels_last, device)
+        )
+
+    return {name: maker(kind) for name, kind in baselines.BASELINES.items()}
+
+
+def differ(ours: list[float], theirs: list[float]) -> float:
+    """Largest relative difference of two lists of losses."""
+    return float(np.max(np.abs(np.subtract(ours, theirs)) / np.maximum(np.abs(ours), 1e-12)))
+
+
+def reason(error: Exception) -> str:
+    """An error as one short line."""
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160]}"
+
+
+def agree(work: Workload, makers: dict[str, Maker]) -> dict[str, str]:
+    """Ten meta-steps at a small size in both precisions.
+
+    Returns the ways that cannot run, with the reason; one that computes something else
+    ends the program.
+    """
+    small = dataclasses.replace(work, widths=(8,) * len(work.widths), size=12, meta_batch=2)
+    unable: dict[str, str] = {}
+    for dtype, tolerance in TOLERANCE.items():
+        with jax.enable_x64(dtype == "float64"):
+            arrays = make_arrays(small, dtype)
+            engine = Engine(small, arrays)
+            start, taken, ours = engine.params(), [], []
+            for _ in range(PROOF_STEPS):
+                taken.append(engine.next_episodes())
+                ours.append(engine.run(taken[-1]))
+        for name, make in makers.items():
+            if name in unable:
+                continue
+            try:
+                row = make(small, arrays, start, False)
+                gap = differ(ours, [row.run(episodes) for episodes in taken])
+            except CANNOT as error:
+                unable[name] = reason(error)
+                continue
+            if not gap <= tolerance:
+                raise SystemExit(f"{name} computes something else: {gap:.1e} off in {dtype}")
+            say(f"  {name}: the same losses in {dtype}, within {gap:.0e}")
+    return unable
+
+
+class Timed:
+    """A row that agreed, with its measurements."""
+
+    def __init__(self, name: str, row: Row, count: int, compile_s: float) -> None:
+        self.name, self.row, self.count, self.compile_s = name, row, count, compile_s
+        self.peak_mb: float | None = None
+        self.rates: list[float] = []
+
+    def once(self, episodes: list[int]) -> float:
+        """Seconds of one meta-step, of which the rate is kept."""
+        began = time.perf_counter()
+        self.row.run(episodes)
+        seconds = time.perf_counter() - began
+        self.rates.append(self.count / seconds)
+        return seconds
+
+    def result(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "episodes_per_s": statistics.median(self.rates),
+            "range": [min(self.rates), max(self.rates)],
+            "peak_mb": self.peak_mb,
+            "compile_s": self.compile_s,
+        }
+
+
+def quicker_layout(
+    name: str, make: Maker, work: Workload, arrays: Any, start: Any,
+    taken: list[list[int]], ours: list[float],
+) -> Timed:  # fmt: skip
+    """A PyTorch way in the layout whose second meta-step was quicker, after it agreed."""
+    best: tuple[float, Timed] | None = None
+    for channels_last in (False, True):
+        label = f"{name}, channels last" if channels_last else name
+        began = time.perf_counter()
+        row = make(work, arrays, start, channels_last)
+        theirs = [row.run(taken[0])]
+        first = time.perf_counter() - began
+        timed = Timed(label, row, work.meta_batch, 0.0)
+        began = time.perf_counter()
+        theirs.append(row.run(taken[1]))
+        second = time.perf_counter() - began
+        timed.compile_s = max(0.0, first - second)
+        gap = differ(ours, theirs)
+        if not gap <= TOLERANCE["float32"]:
+            raise SystemExit(f"{label} computes something else at the true shape: {gap:.1e} off")
+        say(f"  {label}: {work.meta_batch / second:.2f} episodes/s in a first trial")
+        if best is None or second < best[0]:
+            best = second, timed
+    assert best is not None
+    return best[1]
+
+
+def measure(work: Workload, makers: dict[str, Maker], repeats: int, roof: float) -> dict[str, Any]:
+    """All rows of a workload, in turns."""
+    unable = agree(work, makers)
+    arrays = make_arrays(work)
+    engine = Engine(work, arrays)
+    start, taken, ours = engine.params(), [], []
+    for _ in range(2):
+        taken.append(engine.next_episodes())
+        ours.append(engine.run(taken[-1]))
+    rows = [Timed("medmeta_jax", engine, work.meta_batch, engine.compile_s)]
+    for name, make in makers.items():
+        if name in unable:
+            continue
+        try:
+            rows.append(quicker_layout(name, make, work, arrays, start, taken, ours))
+        except CANNOT as error:
+            unable[name] = reason(error)
+    if work.naive:
+        rows.append(naive_row(work))
+    for row in rows:
+        row.peak_mb = memory_use.peak_mb(lambda row=row: row.row.run(taken[0]))
+    for turn in range(repeats):
+        for row in rows:
+            seconds = row.once(taken[turn % 2])
+            say(f"  turn {turn + 1}  {row.name}: {row.count / seconds:.2f} episodes/s")
+    return summary(work, rows, unable, roof)
+
+
+def naive_row(work: Workload) -> Timed:
+    """Flax's own way: `lax.conv` under a vmap over episodes, timed on two of them."""
+    few = dataclasses.replace(work, meta_batch=NAIVE_EPISODES)
+    engine = Engine(few, make_arrays(few), chunk=NAIVE_EPISODES, form="lax")
+    engine.run([])
+    return Timed("naive vmap of lax.conv", engine, NAIVE_EPISODES, engine.compile_s)
+
+
+def summary(
+    work: Workload, rows: list[Timed], unable: dict[str, str], roof: float
+) -> dict[str, Any]:
+    """A workload's rows with the ratios that matter."""
+    found = [row.result() for row in rows]
+    rate = found[0]["episodes_per_s"]
+    naive = [row["episodes_per_s"] for row in found if row["name"].startswith("naive")]
+    torch = [row["episodes_per_s"] for row in found[1:] if not row["name"].startswith("naive")]
+    return {
+        "about": work.about,
+        "meta_batch": work.meta_batch,
+        "gflop_per_episode": gflop(work),
+        "rows": found,
+        "left_out": unable,
+        "ratio_to_fastest_torch": rate / max(torch) if torch else None,
+        "ratio_to_naive": rate / naive[0] if naive else None,
+        "share_of_roof": rate * gflop(work) / roof,
+    }
+
+
+def main() -> None:
+    """Parse, measure, write table and plot, print."""
+    parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.throughput")
+    parser.add_argument("--workloads", default=",".join(WORKLOADS), help="e.g. A,B")
+    parser.add_argument("--repeats", type=int, default=3, help="timed meta-steps of each row")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    given = parser.parse_args()
+    names = given.workloads.split(",")
+    for name in names:
+        if name not in WORKLOADS:
+            parser.error(f"--workloads: no {name!r}; there are {', '.join(WORKLOADS)}")
+    if given.repeats < 1:
+        parser.error(f"--repeats must be >= 1, got {given.repeats}")
+    makers = torch_rows()
+    roof = machine.matmul_gflops()
+    found: dict[str, Any] = {
+        "machine": machine.facts(), "versions": machine.versions(), "roof_gflops": roof,
+        "workloads": {},
+    }  # fmt: skip
+    for name in names:
+        say(f"{name}: {WORKLOADS[name].about}")
+        found["workloads"][name] = measure(WORKLOADS[name], makers, given.repeats, roof)
+    table = report.throughput_table(found)
+    report.save(given.out, "throughput", found, table, report.throughput_plot)
+    print(json.dumps(found) if given.json else table)
+
+
+if __name__ == "__main__":
+    main()

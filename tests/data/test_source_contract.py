@@ -1,0 +1,105 @@
+"""The contract of a data source, for every file of `data/` that reads one.
+
+A source writes a small example of its own format, so it meets this suite by being there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from medmeta_jax.data.episodes import EpisodeSpec, check_pool, sample_indices
+from medmeta_jax.data.samples import DataError, Samples
+from medmeta_jax.data.sources import load, sources
+from medmeta_jax.data.splits import SIDES, make_split
+
+SOURCES = sources()
+
+
+@pytest.fixture(scope="module", params=SOURCES)
+def name(request: pytest.FixtureRequest, data_cache: Path) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def example(name: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return SOURCES[name].example(tmp_path_factory.mktemp("example") / name)
+
+
+@pytest.fixture(scope="module")
+def samples(example: str) -> Samples:
+    return load(example, image_size=10)
+
+
+def test_one_source_recognises_it(name: str, example: str) -> None:
+    assert [other for other, made in SOURCES.items() if made.recognises(example)] == [name]
+
+
+def test_shapes_and_dtypes(samples: Samples) -> None:
+    n = len(samples.labels)
+    assert samples.images.shape == (n, 10, 10, samples.images.shape[-1])
+    assert samples.images.shape[-1] in (1, 3)
+    assert (samples.images.dtype, samples.labels.dtype) == (np.uint8, np.int32)
+    assert set(samples.labels) == set(range(len(samples.class_names)))
+    assert len(set(samples.class_names)) == len(samples.class_names)
+    for column in (samples.groups, samples.sides, samples.domains):
+        assert column is None or (column.shape == (n,) and column.dtype.kind == "U")
+    assert samples.about
+
+
+def test_loading_is_deterministic(example: str, samples: Samples) -> None:
+    again = load(example, image_size=10)
+    for one, other in zip(samples, again, strict=True):
+        np.testing.assert_equal(one, other)
+
+
+def test_size_is_as_asked(example: str, samples: Samples) -> None:
+    other = load(example, image_size=12)
+    assert other.images.shape == (len(samples.labels), 12, 12, samples.images.shape[-1])
+
+
+def test_sides_and_episodes_are_disjoint(samples: Samples) -> None:
+    split = make_split(samples)
+    names = [name for side in SIDES for name in split.classes[side]]
+    assert len(set(names)) == len(names)
+    spec = EpisodeSpec(ways=2, shots=1, queries=2, disjoint="group" if split.grouped else "image")
+    for side in SIDES:
+        pool = split.pools[side]
+        check_pool(pool, spec, split.classes[side], side)
+        keys = jax.random.split(jax.random.key(0), 100)
+        drawn = jax.jit(jax.vmap(lambda key, pool=pool: sample_indices(key, pool, spec)))(keys)
+        group = np.asarray(pool.group)
+        for support, query in zip(np.asarray(drawn.support), np.asarray(drawn.query), strict=True):
+            assert (support >= 0).all()
+            assert (query >= 0).any()
+            assert not np.intersect1d(group[support], group[query[query >= 0]]).size
+
+
+@pytest.mark.parametrize("kind", ["emptied", "cut", "noise", "removed"])
+def test_damage_is_named(name: str, tmp_path: Path, kind: str) -> None:
+    """Each file of the example in turn: refused by its name, or (removed) plainly absent."""
+    example = SOURCES[name].example(tmp_path / name)
+    whole = load(example, image_size=10)
+    files = sorted(p for p in (tmp_path / name).rglob("*") if p.is_file())
+    if not files:
+        pytest.skip("comes with the installed packages")
+    for path in files[::3]:
+        content = path.read_bytes()
+        if kind == "removed":
+            path.unlink()
+        else:
+            noise = np.random.default_rng(1).bytes(len(content))
+            damaged = {"emptied": b"", "cut": content[: len(content) // 3], "noise": noise}
+            path.write_bytes(damaged[kind])
+        try:
+            read = load(example, image_size=10)
+            assert kind == "removed", f"{kind} {path.name} was read"
+            assert len(read.labels) < len(whole.labels) or read.groups is None
+        except DataError as error:
+            assert path.name in str(error)
+        path.write_bytes(content)
+    for one, other in zip(whole, load(example, image_size=10), strict=True):
+        np.testing.assert_equal(one, other)
