@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import sys
 import time
@@ -13,7 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+from medmeta_jax import parallel
+
+THREADS = parallel.cores()
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "higher")
 
 

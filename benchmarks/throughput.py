@@ -24,6 +24,7 @@ import numpy as np
 from benchmarks import machine, memory_use, report
 from benchmarks.machine import say
 from benchmarks.workloads import WORKLOADS, Engine, Workload, gflop, make_arrays
+from medmeta_jax import parallel
 
 NAIVE_EPISODES = 2
 PROOF_STEPS = 10
@@ -184,7 +185,11 @@ def measure(work: Workload, makers: dict[str, Maker], repeats: int, roof: float)
 def naive_row(work: Workload) -> Timed:
     """Flax's own way: `lax.conv` under a vmap over episodes, timed on two of them."""
     few = dataclasses.replace(work, meta_batch=NAIVE_EPISODES)
-    engine = Engine(few, make_arrays(few), chunk=NAIVE_EPISODES, form="lax")
+    one = parallel.task_mesh(jax.devices()[:1])
+    engine = Engine(
+        few, make_arrays(few), chunk=NAIVE_EPISODES, mesh=one,
+        form="lax", order="second", loop="unroll",
+    )  # fmt: skip
     engine.run([])
     return Timed("naive vmap of lax.conv", engine, NAIVE_EPISODES, engine.compile_s)
 
@@ -223,6 +228,7 @@ def main() -> None:
             parser.error(f"--workloads: no {name!r}; there are {', '.join(WORKLOADS)}")
     if given.repeats < 1:
         parser.error(f"--repeats must be >= 1, got {given.repeats}")
+    parallel.use_cpu_devices(machine.THREADS)
     makers = torch_rows()
     roof = machine.matmul_gflops()
     found: dict[str, Any] = {

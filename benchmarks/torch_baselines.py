@@ -58,8 +58,8 @@ def flat(x: torch.Tensor) -> torch.Tensor:
 def conv4(params: Params, x: torch.Tensor, depth: int) -> torch.Tensor:
     """`backbones/conv4.py` with norm "batch"."""
     for i in range(depth):
-        x = F.conv2d(x, params[f"body/Conv_{i}/kernel"], padding=1)
-        x = F.relu(norm(params, f"body/Norm_{i}", x))
+        x = F.conv2d(x, params[f"body/ConvNormPool_{i}/conv/kernel"], padding=1)
+        x = F.relu(norm(params, f"body/ConvNormPool_{i}/norm", x))
         if min(x.shape[2:]) >= 2:
             x = F.max_pool2d(x, 2)
     return flat(x)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from medmeta_jax import parallel
 from medmeta_jax.algorithms.maml import maml
 from medmeta_jax.algorithms.protonet import protonet
 from medmeta_jax.backbones.conv4 import conv4
@@ -48,6 +49,7 @@ class Workload:
     naive: bool = False
 
 
+ORDERS = {"second": "mixed", "first": "first"}
 WORKLOADS = {
     "A": Workload("Conv4-64, 28² x 1, 5-way 1-shot", "second", "conv4", (64,) * 4, 28, 1, 1, 32, naive=True),
     "B": Workload("Conv4-32, 84² x 3, 5-way 5-shot", "second", "conv4", (32,) * 4, 84, 3, 5, 4),
@@ -95,7 +97,7 @@ def make_learner(work: Workload, *, form: str = "auto", **inner: Any) -> MetaLea
     backbone = make_backbone(work, form)
     if work.method == "protonet":
         return protonet(backbone, outputs=work.ways)
-    options: dict[str, Any] = {"order": work.method, "steps": work.steps, **inner}
+    options: dict[str, Any] = {"order": ORDERS[work.method], "steps": work.steps, **inner}
     return maml(backbone, outputs=work.ways, inner_lr=work.inner_lr, **options)
 
 
@@ -127,9 +129,13 @@ class Engine:
     """This engine's compiled meta-step on a workload, through the path that `train` uses."""
 
     def __init__(
-        self, work: Workload, arrays: Arrays, *, chunk: int | None = None, **inner: Any
+        self, work: Workload, arrays: Arrays, *, chunk: int | None = None, mesh: Any = None, **inner: Any
     ) -> None:
         self.work = work
+        if mesh is None:
+            count = parallel.largest_share(work.meta_batch, jax.device_count())
+            mesh = parallel.task_mesh(jax.devices()[:count])
+        share = work.meta_batch // mesh.size
         learner = make_learner(work, **inner)
         optimiser = optax.sgd(work.outer_lr)
         self.pool = jax.tree.map(jnp.asarray, arrays)
@@ -140,15 +146,18 @@ class Engine:
         )
         step = make_step(
             learner, functools.partial(take_episode, ways=work.ways), optimiser, accuracy,
-            meta_batch=work.meta_batch, chunk=chunk or default_chunk(work.meta_batch),
+            meta_batch=work.meta_batch, chunk=chunk or default_chunk(share), mesh=mesh,
         )  # fmt: skip
         self.one = jnp.asarray(1, jnp.int32)
+        self.state, self.pool, self.one = parallel.replicate(
+            (self.state, self.pool, self.one), mesh
+        )
         began = time.perf_counter()
         self.step = step.lower(self.state, self.pool, self.one).compile()
         self.compile_s = time.perf_counter() - began
 
     def params(self) -> dict[str, np.ndarray]:
-        """The parameters by path, copied: "body/Conv_0/kernel" and so on."""
+        """The parameters by path, copied: "body/ConvNormPool_0/conv/kernel" and so on."""
         flat = jax.tree_util.tree_leaves_with_path(self.state.params)
         return {
             "/".join(str(k.key) for k in path): np.array(leaf)  # a copy: the state is donated

@@ -67,8 +67,11 @@ class TrainConfig:
     """Outer steps."""
     meta_batch: int = 4
     """Episodes an outer step."""
+    devices: int | None = None
+    """Devices to spread a meta-batch over. Default: as many as there are (on a CPU, cores)
+    and divide it."""
     chunk: int | None = None
-    """Episodes run side by side. Default: 1 on a CPU, else the whole meta-batch."""
+    """Episodes that a device runs side by side. Default: 1 on a CPU, else its whole share."""
     optimiser: Literal["adam", "adamw", "sgd"] = "adam"
     """The outer optimiser; sgd has momentum 0.9."""
     outer_lr: float = 3e-3
@@ -163,7 +166,7 @@ def options(folder: str, name: str) -> dict[str, Any]:
 
 LEAST = {
     "image_size": 4, "ways": 2, "shots": 1, "queries": 1, "meta_steps": 1, "meta_batch": 1,
-    "chunk": 1, "validate_every": 1, "val_episodes": 2, "patience": 0, "dispatch": 1,
+    "chunk": 1, "devices": 1, "validate_every": 1, "val_episodes": 2, "patience": 0, "dispatch": 1,
     "test_episodes": 2, "seed": 0, "clip": 0,
 }  # fmt: skip
 
@@ -187,8 +190,15 @@ def check(config: TrainConfig) -> TrainConfig:
             raise ConfigError(f"{name}: must be lowest and highest, got {value}")
     if config.outer_lr <= 0:
         raise ConfigError(f"outer_lr: must be > 0, got {config.outer_lr}")
-    if config.chunk is not None and config.meta_batch % config.chunk:
-        raise ConfigError(f"chunk: must divide meta_batch {config.meta_batch}, got {config.chunk}")
+    share = config.meta_batch
+    if config.devices is not None:
+        if config.meta_batch % config.devices:
+            raise ConfigError(
+                f"devices: must divide meta_batch {config.meta_batch}, got {config.devices}"
+            )
+        share //= config.devices
+    if config.chunk is not None and share % config.chunk:
+        raise ConfigError(f"chunk: must divide {share} episodes a device, got {config.chunk}")
     for op in config.augment:
         if op not in registry.names("augment"):
             raise ConfigError(f"augment: no {op!r}{suggest(op, registry.names('augment'))}")

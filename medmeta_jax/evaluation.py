@@ -9,13 +9,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
+from medmeta_jax import parallel
 from medmeta_jax.metrics.classification import confusion, episode_scores
 from medmeta_jax.metrics.intervals import Estimate, over_classes, over_episodes
 from medmeta_jax.types import Array, Examples, MetaLearner, Params
 
-# Episodes of one call: lists of every length share one executable.
-BLOCK = 50
+# Episodes of one call, a device: lists of every length share one executable.
+BLOCK = 25
 
 
 class Predictions(NamedTuple):
@@ -31,11 +33,12 @@ class Predictions(NamedTuple):
 
 
 class FixedEpisodes(NamedTuple):
-    """A fixed list of episodes: keys [E] of a sampler over a pool."""
+    """A fixed list of episodes: keys [E] of a sampler over a pool; by the devices of a mesh."""
 
     sampler: Any
     pool: Any
     keys: Array
+    mesh: Mesh | None = None
 
 
 def episode_keys(seed: int, count: int) -> Array:
@@ -59,10 +62,9 @@ def only(learner: MetaLearner) -> Family:
 
 
 @functools.lru_cache(maxsize=64)
-def compiled(family: Family, sampler: Any) -> Any:
+def compiled(family: Family, sampler: Any, mesh: Mesh | None) -> Any:
     """The evaluation program of a family: one executable for all settings and step counts."""
 
-    @jax.jit
     def run(params: Params, pool: Any, keys: Array, steps: Array | None, settings: Any) -> Any:
         learner = family(*settings)
 
@@ -75,7 +77,11 @@ def compiled(family: Family, sampler: Any) -> Any:
 
         return jax.lax.map(one, keys)
 
-    return run
+    if mesh is None:
+        return jax.jit(run)
+    every, by_task = parallel.EVERYWHERE, parallel.BY_TASK
+    spread = parallel.spread(run, mesh, (every, every, by_task, every, every), by_task)
+    return jax.jit(spread, compiler_options=parallel.compiler_options(mesh))
 
 
 def predict_episodes(
@@ -93,14 +99,15 @@ def predict_episodes(
       steps: inner steps in place of the learner's own.
     """
     family = only(learner) if isinstance(learner, MetaLearner) else learner
-    run = compiled(family, episodes.sampler)
+    run = compiled(family, episodes.sampler, episodes.mesh)
     count = None if steps is None else jnp.asarray(steps, jnp.int32)
     numbers = tuple(jnp.asarray(value, jnp.float32) for value in settings)
     total = episodes.keys.shape[0]
-    places = np.arange(-(-total // BLOCK) * BLOCK) % total  # the last block repeats some
+    block = BLOCK * (episodes.mesh.size if episodes.mesh is not None else 1)
+    places = np.arange(-(-total // block) * block) % total  # the last block repeats some
     blocks = [
-        run(params, episodes.pool, episodes.keys[places[i : i + BLOCK]], count, numbers)
-        for i in range(0, len(places), BLOCK)
+        run(params, episodes.pool, episodes.keys[places[i : i + block]], count, numbers)
+        for i in range(0, len(places), block)
     ]
     parts = zip(*jax.device_get(blocks), strict=True)
     return Predictions(*(np.concatenate(part)[:total] for part in parts))

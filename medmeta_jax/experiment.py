@@ -6,6 +6,7 @@ The command line and the notebooks call these; nothing here prints.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator
@@ -14,8 +15,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
-from medmeta_jax import baselines, config as configs, registry, train
+from medmeta_jax import baselines, config as configs, parallel, registry, train
 from medmeta_jax.augment._ops import augmented
 from medmeta_jax.checkpoint import Checkpoints
 from medmeta_jax.config import ConfigError, TrainConfig
@@ -50,6 +52,7 @@ class Experiment(NamedTuple):
     outputs: int
     val: FixedEpisodes
     test: FixedEpisodes
+    mesh: Mesh
 
 
 def load_split(config: TrainConfig) -> Split:
@@ -129,11 +132,23 @@ def with_augmentation(config: TrainConfig, learner: MetaLearner) -> MetaLearner:
     return augmented(learner, **dict.fromkeys(sides, ops))
 
 
+def with_devices(config: TrainConfig) -> tuple[TrainConfig, Mesh]:
+    """The configuration with its number of devices, and the mesh of them (ConfigError)."""
+    there = jax.devices()
+    shares = config.meta_batch // (config.chunk or 1)
+    count = config.devices or parallel.largest_share(shares, len(there))
+    if count > len(there):
+        raise ConfigError(f"devices: {count} asked for, there are {len(there)}")
+    config = configs.check(dataclasses.replace(config, devices=count))
+    return config, parallel.task_mesh(there[:count])
+
+
 def build(config: TrainConfig) -> Experiment:
     """Everything a run needs. Raises ConfigError or DataError before anything compiles."""
-    config = configs.check(config)
+    config, mesh = with_devices(configs.check(config))
     backbone = make_backbone(config)
     split = load_split(config)
+    split = split._replace(pools=parallel.replicate(split.pools, mesh))
     spec = episode_spec(config, split)
     outputs = bounds(spec.ways)[1]
     learner = make_learner(config, backbone, outputs, len(split.class_names))
@@ -143,7 +158,7 @@ def build(config: TrainConfig) -> Experiment:
     )
 
     def fixed(side: str, seed: int, count: int) -> FixedEpisodes:
-        return FixedEpisodes(sampler, split.pools[side], episode_keys(seed, count))
+        return FixedEpisodes(sampler, split.pools[side], episode_keys(seed, count), mesh)
 
     return Experiment(
         config=config,
@@ -158,6 +173,7 @@ def build(config: TrainConfig) -> Experiment:
         outputs=outputs,
         val=fixed("val", VAL_SEED, config.val_episodes),
         test=fixed("test", TEST_SEED, config.test_episodes),
+        mesh=mesh,
     )
 
 
@@ -174,7 +190,13 @@ def initial_progress(experiment: Experiment, learner: MetaLearner) -> train.Prog
     """Training before its first step, from the configured seed."""
     key = jax.random.key(experiment.config.seed)
     state = train.init_state(learner, experiment.optimiser, key, experiment.example_x)
-    return train.start(state)
+    return parallel.replicate(train.start(state), experiment.mesh)
+
+
+def side_by_side(experiment: Experiment) -> int:
+    """Episodes that each device runs at a time (vmapped); its others follow one another."""
+    config = experiment.config
+    return config.chunk or train.default_chunk(config.meta_batch // experiment.mesh.size)
 
 
 def compile_step(experiment: Experiment, learner: MetaLearner) -> tuple[train.Step, float]:
@@ -186,8 +208,9 @@ def compile_step(experiment: Experiment, learner: MetaLearner) -> tuple[train.St
         experiment.optimiser,
         accuracy,
         meta_batch=config.meta_batch,
-        chunk=config.chunk or train.default_chunk(config.meta_batch),
+        chunk=side_by_side(experiment),
         dispatch=config.dispatch,
+        mesh=experiment.mesh,
     )
     state = jax.eval_shape(lambda: initial_progress(experiment, learner).state)
     began = time.perf_counter()
@@ -220,6 +243,7 @@ def train_run(
     try:
         if resume:
             at, progress = checkpoints.restore(progress)
+            progress = parallel.replicate(progress, experiment.mesh)
             run.rewind(at)
         for report in train.fit(
             step,
@@ -259,7 +283,7 @@ def restore_progress(experiment: Experiment, run: Run) -> train.Progress:
     try:
         like = initial_progress(experiment, experiment.training)
         progress: train.Progress = checkpoints.restore(like)[1]
-        return progress
+        return parallel.replicate(progress, experiment.mesh)
     finally:
         checkpoints.close()
 

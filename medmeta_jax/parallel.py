@@ -7,6 +7,7 @@ now, which is what stands here.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,37 @@ AXIS = "task"
 EVERYWHERE, BY_TASK = PartitionSpec(), PartitionSpec(AXIS)
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def use_cpu_devices(count: int) -> None:
+    """Let JAX see the CPU as `count` devices; to be called before JAX computes anything.
+
+    An episode a core, each on one thread, is the quickest way to use a CPU: an inner step's
+    operations are too small to share. Raises RuntimeError where JAX has started already.
+    """
+    jax.config.update("jax_num_cpu_devices", count)
+
+
+def largest_share(meta_batch: int, available: int) -> int:
+    """The most devices, of those available, that a meta-batch can be spread over evenly.
+
+    >>> largest_share(4, 8), largest_share(6, 4), largest_share(5, 2)
+    (4, 3, 1)
+    """
+    return max(n for n in range(1, min(meta_batch, available) + 1) if meta_batch % n == 0)
+
+
+def compiler_options(mesh: Mesh) -> dict[str, Any]:
+    """XLA's options for programs on a mesh: CPU devices take one thread each."""
+    on_cpu = mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
+    return {"xla_cpu_multi_thread_eigen": False} if on_cpu else {}
+
+
 def task_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh over the given devices; by default all, of every process.
 
@@ -30,9 +62,14 @@ def task_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     return jax.make_mesh((len(chosen),), (AXIS,), axis_types=(AxisType.Auto,), devices=chosen)
 
 
+def everywhere(mesh: Mesh) -> NamedSharding:
+    """The sharding of arrays that every device of the mesh holds."""
+    return NamedSharding(mesh, EVERYWHERE)
+
+
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     """Put the same arrays on every device of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, EVERYWHERE))
+    return jax.device_put(tree, everywhere(mesh))
 
 
 def mean_over_tasks(function: Callable[..., PyTree], mesh: Mesh) -> Callable[..., PyTree]:
@@ -50,13 +87,14 @@ def mean_over_tasks(function: Callable[..., PyTree], mesh: Mesh) -> Callable[...
         flat, unravel = ravel_pytree(function(params, shared, keys, step))
         return unravel(jax.lax.pmean(flat, AXIS))
 
+    return spread(local, mesh, (EVERYWHERE, EVERYWHERE, BY_TASK, EVERYWHERE), EVERYWHERE)
+
+
+def spread(function: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs: Any) -> Any:
+    """`jax.shard_map` as this engine needs it."""
     # check_vma=False keeps every gradient taken inside a device's own. With the check, the
     # gradient with respect to anything replicated (θ, or a context that starts at zero) is
     # summed over the devices on the spot: inner loops would mix their tasks, silently.
     return jax.shard_map(
-        local,
-        mesh=mesh,
-        in_specs=(EVERYWHERE, EVERYWHERE, BY_TASK, EVERYWHERE),
-        out_specs=EVERYWHERE,
-        check_vma=False,
+        function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
     )

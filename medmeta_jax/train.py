@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
+from medmeta_jax import parallel
 from medmeta_jax.types import Array, Episode, MetaLearner, Params, PyTree
 
 Sampler = Callable[[Array, Any], Episode]  # (key, pool) -> one episode
@@ -73,7 +75,8 @@ def meta_gradient(
 
     def chunk_loss(theta: Params, some: Array) -> tuple[Array, tuple[Array, Array]]:
         values, aux = jax.vmap(episode_loss, (None, 0))(theta, some)
-        return values.sum(), (aux[0].sum(), aux[1].sum())
+        # Metrics are of JAX's default precision, whatever the parameters are.
+        return values.sum(), (aux[0].sum().astype(float), aux[1].sum().astype(float))
 
     def add_chunk(total: PyTree, some: Array) -> tuple[PyTree, None]:
         (_, aux), grads = jax.value_and_grad(chunk_loss, has_aux=True)(params, some)
@@ -101,6 +104,7 @@ def make_step(
     meta_batch: int,
     chunk: int = 1,
     dispatch: int = 1,
+    mesh: Mesh | None = None,
 ) -> Step:
     """One compiled, donated program: sampling, meta-gradient, optimiser update.
 
@@ -108,6 +112,8 @@ def make_step(
       meta_batch: episodes a step.
       chunk: episodes run side by side, a divisor of `meta_batch`; see `default_chunk`.
       dispatch: the most steps that one call may take.
+      mesh: devices to spread the episodes over, from `parallel.task_mesh`; the result is
+        the same up to the order of one sum. `state` and `pool` are then on all of them.
 
     Returns:
       step(state, pool, count) -> (state, metrics): `count` <= `dispatch` steps in one
@@ -116,19 +122,30 @@ def make_step(
     """
     if meta_batch < 1:
         raise ValueError(f"meta_batch must be >= 1, got {meta_batch}")
-    if chunk < 1 or meta_batch % chunk:
-        raise ValueError(f"chunk must divide meta_batch {meta_batch}, got {chunk}")
+    share = meta_batch
+    if mesh is not None:
+        if meta_batch % mesh.size:
+            raise ValueError(
+                f"meta_batch must be a multiple of the {mesh.size} devices, got {meta_batch}"
+            )
+        share = meta_batch // mesh.size
+    if chunk < 1 or share % chunk:
+        raise ValueError(f"chunk must divide {share} episodes a device, got {chunk}")
     if dispatch < 1:
         raise ValueError(f"dispatch must be >= 1, got {dispatch}")
 
+    def gradient(params: Params, pool: Any, keys: Array, step: Array) -> PyTree:
+        return meta_gradient(learner, sampler, score, params, pool, keys, step, chunk)
+
+    if mesh is not None:
+        gradient = parallel.mean_over_tasks(gradient, mesh)
+
     def one(pool: Any, state: TrainState) -> tuple[TrainState, StepMetrics]:
         keys = jax.random.split(jax.random.fold_in(state.key, state.step), meta_batch)
-        grads, loss, judged = meta_gradient(
-            learner, sampler, score, state.params, pool, keys, state.step, chunk
-        )
+        grads, loss, judged = gradient(state.params, pool, keys, state.step)
         updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = StepMetrics(loss, judged, optax.tree.norm(grads))
+        metrics = StepMetrics(loss, judged, optax.tree.norm(grads).astype(float))
         return TrainState(params, opt_state, state.key, state.step + 1), metrics
 
     def several(state: TrainState, pool: Any, count: Array) -> tuple[TrainState, StepMetrics]:
@@ -140,7 +157,16 @@ def make_step(
         empty = StepMetrics(*(jnp.zeros((dispatch,)) for _ in StepMetrics._fields))
         return jax.lax.fori_loop(0, count, body, (state, empty))
 
-    return jax.jit(several, donate_argnums=0)
+    if mesh is None:
+        return jax.jit(several, donate_argnums=0)
+    held = parallel.everywhere(mesh)
+    return jax.jit(
+        several,
+        donate_argnums=0,
+        in_shardings=held,
+        out_shardings=held,
+        compiler_options=parallel.compiler_options(mesh),
+    )
 
 
 class NonFiniteError(Exception):
@@ -229,7 +255,7 @@ def fit(
 
     while done < steps and not (patience and int(progress.stale) >= patience):
         target = min(steps, *(done - done % mark + mark for mark in marks))
-        state, metrics = step(progress.state, pool, jnp.asarray(target - done, jnp.int32))
+        state, metrics = step(progress.state, pool, np.asarray(target - done, np.int32))
         progress = progress._replace(state=state)
         if behind is not None:
             last, seen, seconds = finished(behind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -11,7 +12,7 @@ from typing import Any
 
 import jax
 
-from medmeta_jax import baselines, config as configs, console, experiment as experiments, runs
+from medmeta_jax import baselines, config as configs, console, experiment as experiments, parallel, runs
 from medmeta_jax.checkpoint import SaveError
 from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.data import sources
@@ -49,7 +50,7 @@ def train(config: TrainConfig, *, resume: str | None, told_to_stop: Stop) -> dic
             raise ConfigError(f"resume: {resume} is complete; start a new run to train further")
         config = configs.from_mapping(configs.read_yaml(run.config), TrainConfig(), str(run.config))
     began = time.perf_counter()
-    experiment = experiments.build(config)
+    experiment = build(config)
     seconds = {"data": time.perf_counter() - began}
     describe(experiment)
     if resume is None:
@@ -70,6 +71,14 @@ def train(config: TrainConfig, *, resume: str | None, told_to_stop: Stop) -> dic
         f"meta-validation accuracy {100 * float(progress.best_score):.1f}"
     )
     return evaluate_run(experiment, run, progress.best_params, seconds, told_to_stop)
+
+
+def build(config: TrainConfig) -> Experiment:
+    """The experiment, on as many devices as it asks for; on a CPU by default one a core."""
+    # Where JAX runs already (a notebook, a test), there are the devices that it began with.
+    with contextlib.suppress(RuntimeError):
+        parallel.use_cpu_devices(config.devices or parallel.cores())
+    return experiments.build(config)
 
 
 def plain_config(config: TrainConfig) -> dict[str, Any]:
@@ -201,7 +210,7 @@ def evaluate(
     if episodes is not None:
         changes["test_episodes"] = episodes
     began = time.perf_counter()
-    experiment = experiments.build(configs.from_mapping(changes, config, "eval"))
+    experiment = build(configs.from_mapping(changes, config, "eval"))
     seconds = {"data": time.perf_counter() - began}
     describe(experiment)
     check_same_data(experiment, run)
@@ -212,7 +221,7 @@ def evaluate(
 def dry_run(config: TrainConfig) -> dict[str, Any]:
     """Build and compile everything, and say what a step will cost, without training."""
     enable_compilation_cache()
-    experiment = experiments.build(config)
+    experiment = build(config)
     describe(experiment)
     compiled, seconds = experiments.compile_step(experiment, experiment.training)
     progress = experiments.initial_progress(experiment, experiment.training)
@@ -224,10 +233,14 @@ def dry_run(config: TrainConfig) -> dict[str, Any]:
         "temporary_mb": round(memory.temp_size_in_bytes / 2**20, 1) if memory else None,
         # XLA counts the body of a loop once, whatever its length.
         "flops_counting_loops_once": cost.get("flops"),
-        "devices": [str(device) for device in jax.devices()],
+        "devices": [str(device) for device in experiment.mesh.devices.flat],
+        "episodes_side_by_side": experiments.side_by_side(experiment),
         "config": configs.to_plain(experiment.config),
     }
-    for name in ("parameters", "compile_seconds", "temporary_mb", "flops_counting_loops_once"):
+    for name in (
+        "parameters", "devices", "episodes_side_by_side", "compile_seconds", "temporary_mb",
+        "flops_counting_loops_once",
+    ):  # fmt: skip
         console.say(f"{name:26s} {found[name]}")
     return found
 

@@ -28,6 +28,7 @@ from medmeta_jax.types import Backbone, Episode, Examples
 
 SIZE, WAYS = 8, 3
 
+jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_compilation_cache_dir", str(Path(user_cache_dir("medmeta_jax")) / "tests"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 

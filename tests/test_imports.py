@@ -30,7 +30,7 @@ ALLOWED = {
     "data": {"types", "registry"},
     "parallel": {"types"},
     "train": {"types", "parallel"},
-    "evaluation": {"types", "metrics"},
+    "evaluation": {"types", "metrics", "parallel"},
     "config": {"registry"},
     "checkpoint": {"types"},
     "runs": set(),
@@ -38,10 +38,11 @@ ALLOWED = {
     "baselines": {"types", "registry", "config", "data", "evaluation", "metrics"},
     "experiment": {
         "types", "registry", "config", "data", "augment", "losses", "train", "evaluation",
-        "baselines", "checkpoint", "runs",
+        "baselines", "checkpoint", "runs", "parallel",
     },
     "verbs": {
         "config", "console", "experiment", "baselines", "runs", "data", "train", "checkpoint",
+        "parallel",
     },
     "cli": {"config", "console", "verbs", "data", "runs"},
     "__init__": set(),

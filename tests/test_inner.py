@@ -132,7 +132,7 @@ def test_remat_stores_less() -> None:
             hidden = jnp.tanh(jnp.outer(v, jnp.arange(4096.0)))
             return (hidden**2).mean()
 
-        return unrolled(optax.sgd(0.1), steps=8, remat=remat, loop="scan")(inner, w).sum()
+        return unrolled(optax.sgd(0.1), steps=8, remat=remat, order="second")(inner, w).sum()
 
     def temporaries(remat):
         lowered = jax.jit(jax.grad(lambda w: outer(w, remat))).lower(jnp.ones(64))

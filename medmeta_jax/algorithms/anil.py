@@ -45,8 +45,8 @@ def anil(
     loss: Loss = cross_entropy,
     steps: int = 5,
     inner_lr: float = 0.1,
-    order: Order = "second",
-    loop: Loop = "auto",
+    order: Order = "mixed",
+    loop: Loop = "scan",
 ) -> MetaLearner:
     """ANIL over `backbone` and a linear head; arguments as in `maml`.
 

@@ -54,7 +54,7 @@ def finetune(
     meta_params: {"body", "head", "classifier"}.
     """
     require_sizes(outputs, pool_classes)
-    inner = maml(backbone, outputs=outputs, loss=loss, steps=steps, inner_lr=inner_lr, loop="scan")
+    inner = maml(backbone, outputs=outputs, loss=loss, steps=steps, inner_lr=inner_lr)
 
     def adapt(params: Params, support: Examples, key: Array, steps: Any = None) -> Adapted:
         theta = {"body": params["body"], "head": jax.tree.map(jnp.zeros_like, params["head"])}

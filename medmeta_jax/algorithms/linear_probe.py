@@ -51,7 +51,7 @@ def linear_probe(
     if decay < 0:
         raise ValueError(f"decay must be >= 0, got {decay}")
     descent = optax.chain(optax.add_decayed_weights(decay), optax.sgd(inner_lr))
-    solve = unrolled(descent, steps=steps, loop="scan")
+    solve = unrolled(descent, steps=steps)
 
     def adapt(params: Params, support: Examples, key: Array, steps: Any = None) -> Adapted:
         del key

@@ -2,7 +2,8 @@
 
     θ'_{t+1} = θ'_t - α ∇L_S(θ'_t),  θ'_0 = θ,  t = 0..K-1;   minimise  L_Q(θ'_K) over θ
 
-`order="first"` is first-order MAML (FOMAML): ∇L_S is held constant.
+The meta-gradient is of second order, taken in mixed mode (`mixed.py`) unless `order` says
+otherwise; `order="first"` is first-order MAML (FOMAML): ∇L_S is held constant.
 
 Deviations: the ways that an episode lacks are masked out of the softmax; normalisation
 statistics are the backbone's policy; any optax transformation may take the place of
@@ -52,9 +53,9 @@ def maml(
     loss: Loss = cross_entropy,
     steps: int = 5,
     inner_lr: float = 0.1,
-    order: Order = "second",
+    order: Order = "mixed",
     remat: bool = False,
-    loop: Loop = "auto",
+    loop: Loop = "scan",
     optimiser: optax.GradientTransformation | None = None,
     moves: Callable[[Path], bool] = everything,
 ) -> MetaLearner:

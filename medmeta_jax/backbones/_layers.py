@@ -1,12 +1,16 @@
-"""The layers that backbones share: convolution through `ops.conv`, and the norm policies."""
+"""The layers that backbones share: convolution through `ops`, and the norm policies."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import flax.linen as nn
 
 from medmeta_jax.adapters import STATS
-from medmeta_jax.ops import norm as norms
+from medmeta_jax.ops import cells, norm as norms
 from medmeta_jax.ops.conv import Form, conv
+from medmeta_jax.ops.pool import max_pool
+from medmeta_jax.ops.winograd import Corners, conv_corners
 from medmeta_jax.types import Array
 
 MAX_GROUPS, MIN_GROUP_CHANNELS = 8, 4
@@ -30,36 +34,88 @@ class Norm(nn.Module):
     policy: norms.NormPolicy
 
     @nn.compact
-    def __call__(self, x: Array, mask: Array) -> Array:
+    def __call__(self, x: Array | Corners, mask: Array, size: tuple[int, int] = (0, 0)) -> Array:
+        """Normalise x [n, H, W, C]; or normalise and max-pool the corners of such an image.
+
+        `size` is the image's (H, W), for corners.
+        """
+        pooled = isinstance(x, tuple)
         if self.policy == "none":
-            return x
-        channels = x.shape[-1]
+            return cells.max_pool(x, size) if pooled else x
+        channels = x[0].shape[-1] if pooled else x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         if self.policy == "group":
-            return norms.group_normalise(x, scale, bias, group_count(channels))
+            groups = group_count(channels)
+            if not pooled:
+                return norms.group_normalise(x, scale, bias, groups)
+            moments = cells.group_moments(x, size, groups)
+        else:
+            moments = self.moments(x, mask, size)
+        if pooled:
+            return cells.pool_normalised(x, size, moments, scale, bias)
+        return norms.normalise(x, moments, scale, bias)
+
+    def moments(self, x: Any, mask: Array, size: tuple[int, int]) -> norms.Moments:
+        """Statistics of the set at hand, or under "support" those given."""
+
+        def of_this_set() -> norms.Moments:
+            if isinstance(x, tuple):
+                return cells.moments(x, size, mask)
+            return norms.masked_moments(x, mask)
+
         if self.policy == "batch":
-            return norms.normalise(x, norms.masked_moments(x, mask), scale, bias)
+            return of_this_set()
         given = self.has_variable(STATS, "moments")
-        held = self.variable(STATS, "moments", lambda: norms.masked_moments(x, mask))
+        held = self.variable(STATS, "moments", of_this_set)
         if not given:
-            held.value = norms.masked_moments(x, mask)
-        return norms.normalise(x, held.value, scale, bias)
+            held.value = of_this_set()
+        found: norms.Moments = held.value
+        return found
 
 
 class Conv(nn.Module):
-    """A convolution through `ops.conv`, stride 1, padding SAME."""
+    """A convolution through `ops`, stride 1, padding SAME.
+
+    With `corners`, a 3x3 one gives the corners of its image (`ops/winograd.py`).
+    """
 
     features: int
     use_bias: bool
     form: Form
     size: int = 3
+    corners: bool = False
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array) -> Any:
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape)
-        out = conv(x, kernel, form=self.form)
+        bias: Array | float = 0.0
         if self.use_bias:
-            out = out + self.param("bias", nn.initializers.zeros, (self.features,))
-        return out
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        if self.corners:
+            y = conv_corners(x, kernel)
+            return tuple(part + bias for part in y) if self.use_bias else y
+        y = conv(x, kernel, form=self.form)
+        return y + bias if self.use_bias else y
+
+
+class ConvNormPool(nn.Module):
+    """3x3 convolution, norm, ReLU and 2x2 max-pool, where the map is large enough to pool.
+
+    In the forms "auto" and "winograd" the pool comes before the ReLU, on the corners: the
+    two commute, and a quarter of the pixels is left to do.
+    """
+
+    features: int
+    norm: norms.NormPolicy
+    form: Form
+
+    @nn.compact
+    def __call__(self, x: Array, mask: Array) -> Array:
+        size = (x.shape[1], x.shape[2])
+        pools = min(size) >= 2
+        corners = pools and self.form in ("auto", "winograd")
+        y = Conv(self.features, self.norm == "none", self.form, corners=corners, name="conv")(x)
+        y = nn.relu(Norm(self.norm, name="norm")(y, mask, size))
+        return max_pool(y) if pools and not corners else y

@@ -13,10 +13,9 @@ from typing import get_args
 import flax.linen as nn
 
 from medmeta_jax.adapters import from_linen
-from medmeta_jax.backbones._layers import Conv, Norm
+from medmeta_jax.backbones._layers import ConvNormPool
 from medmeta_jax.ops import norm as norms
 from medmeta_jax.ops.conv import Form
-from medmeta_jax.ops.pool import max_pool
 from medmeta_jax.types import Array, Backbone
 
 
@@ -30,10 +29,7 @@ class Conv4(nn.Module):
     @nn.compact
     def __call__(self, x: Array, mask: Array) -> Array:
         for width in self.widths:
-            x = Conv(width, self.norm == "none", self.form)(x)
-            x = nn.relu(Norm(self.norm)(x, mask))
-            if min(x.shape[1:3]) >= 2:
-                x = max_pool(x)
+            x = ConvNormPool(width, self.norm, self.form)(x, mask)
         return x.reshape(x.shape[0], -1)
 
 
@@ -43,7 +39,7 @@ def conv4(
     depth: int = 4,
     widths: Sequence[int] | None = None,
     norm: norms.NormPolicy = "support",
-    form: Form = "patches",
+    form: Form = "auto",
 ) -> Backbone:
     """Conv4 as a backbone: [n, H, W, C] float -> [n, F] features.
 

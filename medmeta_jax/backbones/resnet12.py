@@ -65,7 +65,7 @@ def resnet12(
     width: int = 64,
     widths: Sequence[int] | None = None,
     norm: norms.NormPolicy = "support",
-    form: Form = "patches",
+    form: Form = "auto",
 ) -> Backbone:
     """ResNet-12 as a backbone: [n, H, W, C] float -> [n, F] features.
 

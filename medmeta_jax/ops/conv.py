@@ -1,8 +1,12 @@
 """Convolution that stays fast when every episode has its own kernel.
 
 A vmapped `lax.conv` whose kernel has a batch axis becomes a grouped convolution, for
-which CPUs and cuDNN have no good gradient (jax#13800). Shifted slices and one matrix
-product vmap into a batched matrix product instead, at every order of differentiation.
+which CPUs and cuDNN have no good gradient (jax#13800). The forms here are additions and
+matrix products instead, which vmap into batched matrix products at every order of
+differentiation, forward and reverse.
+
+`choose` is the one place where a form is chosen, by shape alone, so that a run computes the
+same wherever it is resumed. The measurements behind it: benchmarks/RESULTS.md, "Convolution".
 """
 
 from __future__ import annotations
@@ -12,10 +16,21 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 
+from medmeta_jax.ops.winograd import FEW_CHANNELS, conv_corners, interleave
 from medmeta_jax.types import Array
 
 Padding = Literal["SAME", "VALID"]
-Form = Literal["patches", "lax"]
+Form = Literal["auto", "winograd", "patches", "lax"]
+
+
+def choose(kernel: tuple[int, ...], stride: int, padding: Padding) -> Form:
+    """The quickest form for a kernel [kh, kw, C, O].
+
+    >>> choose((3, 3, 64, 64), 1, "SAME"), choose((3, 3, 1, 64), 1, "SAME")
+    ('winograd', 'patches')
+    """
+    fits = kernel[:2] == (3, 3) and stride == 1 and padding == "SAME"
+    return "winograd" if fits and kernel[2] > FEW_CHANNELS else "patches"
 
 
 def conv(
@@ -24,7 +39,7 @@ def conv(
     *,
     stride: int = 1,
     padding: Padding = "SAME",
-    form: Form = "patches",
+    form: Form = "auto",
 ) -> Array:
     """2-D convolution as networks use it (cross-correlation).
 
@@ -33,7 +48,8 @@ def conv(
       kernel: [kh, kw, C, O].
       stride: the same along both axes.
       padding: "SAME" or "VALID", as `jax.lax` defines them.
-      form: "patches" (shifted slices and a matrix product) or "lax" (the reference).
+      form: "auto" (see `choose`), "winograd" (3x3, stride 1, SAME), "patches" (shifted
+        slices and a matrix product) or "lax" (JAX's own, the reference).
 
     Returns: [n, H', W', O].
 
@@ -47,6 +63,15 @@ def conv(
             "x must be [n, H, W, C] and kernel [kh, kw, C, O] with the same C, "
             f"got {x.shape} and {kernel.shape}"
         )
+    if form == "auto":
+        form = choose(kernel.shape, stride, padding)
+    if form == "winograd":
+        if kernel.shape[:2] != (3, 3) or stride != 1 or padding != "SAME":
+            raise ValueError(
+                "form 'winograd' is for 3x3 kernels, stride 1 and padding SAME, "
+                f"got {kernel.shape[:2]}, {stride} and {padding}"
+            )
+        return interleave(conv_corners(x, kernel), x.shape[1:3])
     if form == "lax":
         return jax.lax.conv_general_dilated(
             x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
