@@ -17,8 +17,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from medmeta_jax import parallel
 from medmeta_jax.algorithms.maml import maml
 from medmeta_jax.backbones.conv4 import conv4
 from medmeta_jax.losses import accuracy
@@ -28,10 +30,13 @@ from medmeta_jax.types import Episode, Examples
 WAYS, QUERIES, SIZE, META_BATCH, STEPS = 5, 15, 28, 4, 2
 FORMS: dict[str, dict[str, Any]] = {
     "default": {},
-    "scanned inner steps": {"loop": "scan"},
-    "rematerialised": {"remat": True},
+    "one device, all threads": {"devices": 1},
+    "one device, 4 episodes side by side": {"devices": 1, "chunk": 4},
+    "patches in place of Winograd": {"form": "patches"},
+    "unrolled inner steps": {"loop": "unroll"},
+    "reverse over reverse": {"order": "second"},
+    "reverse over reverse, rematerialised": {"order": "second", "remat": True},
     "first order": {"order": "first"},
-    "4 episodes side by side": {"chunk": 4},
     "lax convolution": {"form": "lax"},
 }
 
@@ -50,17 +55,23 @@ def sampler(key: jax.Array, pool: jax.Array) -> Episode:
 class Form:
     """One compiled form with its state."""
 
-    def __init__(self, width: int, *, chunk: int = 1, form: str = "patches", **inner: Any) -> None:
+    def __init__(
+        self, width: int, *, devices: int | None = None, chunk: int = 1, form: str = "auto",
+        **inner: Any,
+    ) -> None:  # fmt: skip
+        count = devices or parallel.largest_share(META_BATCH, jax.device_count())
+        mesh = parallel.task_mesh(jax.devices()[:count])
         learner = maml(conv4(width=width, norm="batch", form=form), outputs=WAYS, steps=5, **inner)
         optimiser = optax.adam(1e-3)
         self.pool = jax.random.normal(jax.random.key(1), (64, SIZE, SIZE, 1))
         example = jnp.zeros((WAYS, SIZE, SIZE, 1))
         self.state = init_state(learner, optimiser, jax.random.key(0), example)
+        self.state, self.pool = parallel.replicate((self.state, self.pool), mesh)
         step = make_step(
             learner, sampler, optimiser, accuracy,
-            meta_batch=META_BATCH, chunk=chunk, dispatch=STEPS,
+            meta_batch=META_BATCH, chunk=chunk, dispatch=STEPS, mesh=mesh,
         )  # fmt: skip
-        self.count = jnp.asarray(STEPS, jnp.int32)
+        self.count = np.asarray(STEPS, np.int32)
         began = time.perf_counter()
         self.step = step.lower(self.state, self.pool, self.count).compile()
         self.compile_s = time.perf_counter() - began
@@ -109,6 +120,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
+    parallel.use_cpu_devices(parallel.cores())
     found = measure(given.width, given.repeats)
     if given.json:
         print(json.dumps(found))

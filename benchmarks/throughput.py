@@ -4,7 +4,8 @@ All rows compute the same meta-steps on the same arrays, weights and episodes, w
 shown before they are timed: at 8 channels and 12 pixels over ten meta-steps in float32
 and float64, and at the workload's own shape over two in float32. Each PyTorch way stands
 in the quicker of its image layouts. A way that is not installed or cannot differentiate
-twice is listed with the reason. Needs the extra `bench`.
+twice is listed with the reason; `torch.compile` takes minutes a shape to compile, and is
+timed on request. Needs the extra `bench`.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class Row(Protocol):
 Maker = Callable[..., Row]  # (work, arrays, params, channels_last) -> Row
 
 
-def torch_rows() -> dict[str, Maker]:
-    """Each PyTorch way by name."""
+def torch_rows(with_compile: bool = False) -> dict[str, Maker]:
+    """Each PyTorch way by name; `torch.compile`, which compiles for minutes, if asked for."""
     try:
         import torch
     except ImportError:
@@ -57,7 +58,11 @@ def torch_rows() -> dict[str, Maker]:
             baselines.Task(work, arrays, params, channels_last, device)
         )
 
-    return {name: maker(kind) for name, kind in baselines.BASELINES.items()}
+    return {
+        name: maker(kind)
+        for name, kind in baselines.BASELINES.items()
+        if with_compile or name != "torch.compile"
+    }
 
 
 def differ(ours: list[float], theirs: list[float]) -> float:
@@ -219,6 +224,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.throughput")
     parser.add_argument("--workloads", default=",".join(WORKLOADS), help="e.g. A,B")
     parser.add_argument("--repeats", type=int, default=3, help="timed meta-steps of each row")
+    parser.add_argument("--compile", action="store_true", help="time torch.compile as well")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     given = parser.parse_args()
@@ -229,7 +235,7 @@ def main() -> None:
     if given.repeats < 1:
         parser.error(f"--repeats must be >= 1, got {given.repeats}")
     parallel.use_cpu_devices(machine.THREADS)
-    makers = torch_rows()
+    makers = torch_rows(given.compile)
     roof = machine.matmul_gflops()
     found: dict[str, Any] = {
         "machine": machine.facts(), "versions": machine.versions(), "roof_gflops": roof,

@@ -1,7 +1,8 @@
 """Where data comes from: the source file that recognises a name or path reads it.
 
-A source is a module of this folder with `recognises(source) -> bool` and
-`load(source, *, image_size) -> Samples`; adding one is adding its file.
+A source is a module of this folder with `recognises(source) -> bool`, `load(source, *,
+image_size) -> Samples`, and `example(where) -> source`, which writes a small data set in
+its format. Adding one is adding its file.
 """
 
 from __future__ import annotations
