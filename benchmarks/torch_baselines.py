@@ -223,7 +223,9 @@ class FuncVmap(Func):
 
     def meta_gradient(self, episodes: list[int]) -> tuple[float, list[torch.Tensor]]:
         held = {name: leaf.detach() for name, leaf in self.leaves.items()}
-        batch = [torch.stack(parts) for parts in zip(*map(self.task.episode, episodes), strict=True)]
+        batch = [
+            torch.stack(parts) for parts in zip(*map(self.task.episode, episodes), strict=True)
+        ]
 
         def mean_loss(params: Params) -> torch.Tensor:
             losses = torch.func.vmap(self.task_loss, (None, 0, 0, 0, 0))(params, *batch)

@@ -51,7 +51,10 @@ class Workload:
 
 ORDERS = {"second": "mixed", "first": "first"}
 WORKLOADS = {
-    "A": Workload("Conv4-64, 28² x 1, 5-way 1-shot", "second", "conv4", (64,) * 4, 28, 1, 1, 32, naive=True),
+    "A": Workload(
+        "Conv4-64, 28² x 1, 5-way 1-shot",
+        "second", "conv4", (64,) * 4, 28, 1, 1, 32, naive=True,
+    ),
     "B": Workload("Conv4-32, 84² x 3, 5-way 5-shot", "second", "conv4", (32,) * 4, 84, 3, 5, 4),
     "C": Workload("A, first order", "first", "conv4", (64,) * 4, 28, 1, 1, 32),
     "D": Workload("A by ProtoNet", "protonet", "conv4", (64,) * 4, 28, 1, 1, 32, steps=0),
@@ -129,7 +132,13 @@ class Engine:
     """This engine's compiled meta-step on a workload, through the path that `train` uses."""
 
     def __init__(
-        self, work: Workload, arrays: Arrays, *, chunk: int | None = None, mesh: Any = None, **inner: Any
+        self,
+        work: Workload,
+        arrays: Arrays,
+        *,
+        chunk: int | None = None,
+        mesh: Any = None,
+        **inner: Any,
     ) -> None:
         self.work = work
         if mesh is None:

@@ -18,9 +18,12 @@ _PUBLIC = {
     "adapters": ("from_linen", "from_nnx"),
     "heads": ("with_head",),
     "inner": ("unrolled", "partition", "merge"),
+    "ops.conv": ("conv", "conv_general_dilated"),
+    "parallel": ("task_mesh", "replicate", "use_cpu_devices"),
     "losses": ("cross_entropy", "binary_cross_entropy", "squared_error", "accuracy"),
     # backbones
     "backbones.conv4": ("conv4",),
+    "backbones.resnet12": ("resnet12",),
     "backbones.pixels": ("pixels",),
     # algorithms
     "algorithms.maml": ("maml",),

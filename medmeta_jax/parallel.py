@@ -55,8 +55,8 @@ def compiler_options(mesh: Mesh) -> dict[str, Any]:
 def task_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh over the given devices; by default all, of every process.
 
-    >>> task_mesh(jax.devices()[:1]).shape
-    OrderedDict({'task': 1})
+    >>> task_mesh(jax.devices()[:1]).axis_names
+    ('task',)
     """
     chosen = jax.devices() if devices is None else list(devices)
     return jax.make_mesh((len(chosen),), (AXIS,), axis_types=(AxisType.Auto,), devices=chosen)

@@ -12,7 +12,14 @@ from typing import Any
 
 import jax
 
-from medmeta_jax import baselines, config as configs, console, experiment as experiments, parallel, runs
+from medmeta_jax import (
+    baselines,
+    config as configs,
+    console,
+    experiment as experiments,
+    parallel,
+    runs,
+)
 from medmeta_jax.checkpoint import SaveError
 from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.data import sources

@@ -60,7 +60,7 @@ BAD = {
     "algorithm": ("mamal", "algorithms: no 'mamal'"),
     "outer_lr": (float("nan"), "outer_lr: must be a number, got nan"),
     "clip": (-1.0, "clip: must be >= 0, got -1.0"),
-    "chunk": (3, "chunk: must divide meta_batch"),
+    "chunk": (3, "chunk: must divide 4 episodes a device"),
     "seed": (True, "seed: must be a whole number, got True"),
     "disjoint": ("patient", "disjoint: must be one of"),
 }

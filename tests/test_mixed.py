@@ -33,9 +33,7 @@ def double(tree: Any) -> Any:
 
 
 def meta_gradient(factory, order: str, **arguments) -> Any:
-    learner = factory(
-        tiny_backbone("support"), outputs=WAYS, steps=3, order=order, **arguments
-    )
+    learner = factory(tiny_backbone("support"), outputs=WAYS, steps=3, order=order, **arguments)
     episode = double(make_episode())
     params = double(learner.init(jax.random.key(0), episode.support.x))
     return jax.jit(jax.grad(lambda p: learner.loss(p, episode, KEY, STEP)[0]))(params)

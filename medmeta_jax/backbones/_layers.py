@@ -10,7 +10,7 @@ from medmeta_jax.adapters import STATS
 from medmeta_jax.ops import cells, norm as norms
 from medmeta_jax.ops.conv import Form, conv
 from medmeta_jax.ops.pool import max_pool
-from medmeta_jax.ops.winograd import Corners, conv_corners
+from medmeta_jax.ops.winograd import conv_corners
 from medmeta_jax.types import Array
 
 MAX_GROUPS, MIN_GROUP_CHANNELS = 8, 4
@@ -34,7 +34,7 @@ class Norm(nn.Module):
     policy: norms.NormPolicy
 
     @nn.compact
-    def __call__(self, x: Array | Corners, mask: Array, size: tuple[int, int] = (0, 0)) -> Array:
+    def __call__(self, x: Any, mask: Array, size: tuple[int, int] = (0, 0)) -> Any:
         """Normalise x [n, H, W, C]; or normalise and max-pool the corners of such an image.
 
         `size` is the image's (H, W), for corners.
@@ -94,8 +94,8 @@ class Conv(nn.Module):
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
         if self.corners:
-            y = conv_corners(x, kernel)
-            return tuple(part + bias for part in y) if self.use_bias else y
+            corners = conv_corners(x, kernel)
+            return tuple(part + bias for part in corners) if self.use_bias else corners
         y = conv(x, kernel, form=self.form)
         return y + bias if self.use_bias else y
 

@@ -11,7 +11,8 @@ same wherever it is resumed. The measurements behind it: benchmarks/RESULTS.md, 
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from medmeta_jax.ops.winograd import FEW_CHANNELS, conv_corners, interleave
 from medmeta_jax.types import Array
 
 Padding = Literal["SAME", "VALID"]
+AXES = ("NHWC", "HWIO", "NHWC")
 Form = Literal["auto", "winograd", "patches", "lax"]
 
 
@@ -74,7 +76,7 @@ def conv(
         return interleave(conv_corners(x, kernel), x.shape[1:3])
     if form == "lax":
         return jax.lax.conv_general_dilated(
-            x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+            x, kernel, (stride, stride), padding, dimension_numbers=AXES
         )
     kh, kw, channels, outputs = kernel.shape
     low_high = jax.lax.padtype_to_pads(x.shape[1:3], (kh, kw), (stride, stride), padding)
@@ -94,3 +96,45 @@ def conv(
     patches = jnp.concatenate(shifts, axis=-1)
     product = patches.reshape(-1, kh * kw * channels) @ kernel.reshape(-1, outputs)
     return product.reshape(x.shape[0], height, width, outputs)
+
+
+def conv_general_dilated(
+    lhs: Array,
+    rhs: Array,
+    window_strides: Sequence[int],
+    padding: Any,
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    precision: Any = None,
+) -> Array:
+    """`conv` under the signature of `jax.lax.conv_general_dilated`.
+
+    For modules that let their convolution be replaced. A Flax one is by one line,
+
+        Conv = functools.partial(nn.Conv, conv_general_dilated=conv_general_dilated)
+
+    What `conv` does not do (3-D, dilation, groups, uneven strides, explicit padding or
+    precision) goes to JAX's own function.
+
+    >>> import flax.linen as nn
+    >>> module = nn.Conv(8, (3, 3), conv_general_dilated=conv_general_dilated)
+    >>> module.init_with_output(jax.random.key(0), jnp.ones((2, 6, 6, 4)))[0].shape
+    (2, 6, 6, 8)
+    """
+    dilations = (*(lhs_dilation or ()), *(rhs_dilation or ()))
+    if (
+        lhs.ndim == 4
+        and dimension_numbers == jax.lax.conv_dimension_numbers(lhs.shape, rhs.shape, AXES)
+        and padding in ("SAME", "VALID")
+        and len(set(window_strides)) == 1
+        and all(d == 1 for d in dilations)
+        and feature_group_count == 1
+        and precision is None
+    ):
+        return conv(lhs, rhs, stride=window_strides[0], padding=padding)
+    return jax.lax.conv_general_dilated(
+        lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers,
+        feature_group_count=feature_group_count, precision=precision,
+    )  # fmt: skip

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from medmeta_jax.ops import cells
-from medmeta_jax.ops.conv import choose, conv
+from medmeta_jax.ops.conv import choose, conv, conv_general_dilated
 from medmeta_jax.ops.norm import group_normalise, masked_moments, normalise
 from medmeta_jax.ops.pool import max_pool
 from medmeta_jax.ops.winograd import conv_corners
@@ -107,9 +107,7 @@ def test_the_form_is_chosen_by_shape() -> None:
         found = conv(x, w, stride=stride, padding=padding)
         form = choose(w.shape, stride, padding)
         assert form == ("winograd" if (stride, padding) == (1, "SAME") else "patches")
-        np.testing.assert_array_equal(
-            found, conv(x, w, stride=stride, padding=padding, form=form)
-        )
+        np.testing.assert_array_equal(found, conv(x, w, stride=stride, padding=padding, form=form))
     with pytest.raises(ValueError, match="form 'winograd' is for 3x3 kernels, stride 1"):
         conv(x, w, stride=2, form="winograd")
 
@@ -126,6 +124,34 @@ def test_every_derivative_of_conv_is_a_matrix_product(form: str) -> None:
     text = jax.jit(jax.vmap(jax.grad(loss, (0, 1)))).lower(w, x).as_text()
     assert "dot_general" in text
     assert "stablehlo.convolution" not in text
+
+
+CONVS = {
+    "3x3": {"kernel_size": (3, 3)},
+    "stride 2, valid": {"kernel_size": (3, 3), "strides": 2, "padding": "VALID"},
+    "1x1": {"kernel_size": (1, 1)},
+    "dilated": {"kernel_size": (3, 3), "kernel_dilation": 2},
+    "grouped": {"kernel_size": (3, 3), "feature_group_count": 2},
+    "explicit padding": {"kernel_size": (3, 3), "padding": ((1, 1), (0, 2))},
+    "uneven strides": {"kernel_size": (3, 3), "strides": (1, 2)},
+    "1-D": {"kernel_size": (3,)},
+}
+
+
+@pytest.mark.parametrize("name", CONVS)
+def test_a_flax_module_takes_it_by_one_argument(name: str) -> None:
+    """`nn.Conv` computes the same; where `conv` applies, its program holds no convolution."""
+    import flax.linen as nn
+
+    spatial = (8, 8)[: len(CONVS[name]["kernel_size"])]
+    x = jax.random.normal(jax.random.key(0), (2, *spatial, 6))
+    ours = nn.Conv(4, conv_general_dilated=conv_general_dilated, **CONVS[name])
+    params = ours.init(jax.random.key(1), x)
+    plain = nn.Conv(4, **CONVS[name])
+    np.testing.assert_allclose(ours.apply(params, x), plain.apply(params, x), rtol=1e-3, atol=1e-5)
+    text = jax.jit(ours.apply).lower(params, x).as_text()
+    fast = name in ("3x3", "stride 2, valid", "1x1")
+    assert ("stablehlo.convolution" in text) == (not fast)
 
 
 def test_conv_in_scan_and_float32(x64: None) -> None:
@@ -199,9 +225,7 @@ def test_cells_equal_norm_and_pool_of_the_image(x64: None, size, groups) -> None
 
     def corners(x, w, scale):
         y = conv_corners(x, w)
-        moments = (
-            cells.group_moments(y, size, groups) if groups else cells.moments(y, size, mask)
-        )
+        moments = cells.group_moments(y, size, groups) if groups else cells.moments(y, size, mask)
         return cells.pool_normalised(y, size, moments, scale, bias)
 
     def everything(form):
