@@ -1,8 +1,8 @@
 """One training step in the forms it can take, timed in turns: `python -m benchmarks.forms`.
 
 Second-order MAML, 5-way 1-shot, 15 queries a class, K = 5, Conv4 on 28 x 28 noise (the
-arithmetic does not depend on what the pixels show). Every form computes the same
-meta-gradient; the first is what `medmeta train` uses on a CPU.
+arithmetic does not depend on what the pixels show). The first is what `medmeta train` uses
+on a CPU; the others but "first order" compute the same meta-gradient in another form.
 """
 
 from __future__ import annotations

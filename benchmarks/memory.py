@@ -64,7 +64,8 @@ def in_child(order: str, steps: int) -> float:
     command = [sys.executable, "-m", "benchmarks.memory", "--cell", order, str(steps)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"{order}, {steps} steps: {done.stderr.strip().splitlines()[-1]}")
+        said = done.stderr.strip().splitlines() or [f"ended with status {done.returncode}"]
+        raise SystemExit(f"{order}, {steps} steps: {said[-1]}")
     return float(done.stdout.strip().splitlines()[-1])
 
 

@@ -1,7 +1,7 @@
 """How much memory a piece of work takes.
 
-On a CPU, the peak resident size above that of before, read from Linux, whose peak can be
-reset; elsewhere None. On a GPU what PyTorch's or XLA's allocator says.
+The peak resident size above that of before, in MiB, read from Linux, whose peak can be
+reset; elsewhere None. A GPU's memory is not in it.
 """
 
 from __future__ import annotations
@@ -40,12 +40,3 @@ def peak_mb(work: Callable[[], object]) -> float | None:
         return None
     work()
     return max(0.0, resident_mb("VmHWM") - before)
-
-
-def torch_gpu_peak_mb(work: Callable[[], object]) -> float:
-    """MiB that PyTorch's GPU allocator held at most during `work`."""
-    import torch
-
-    torch.cuda.reset_peak_memory_stats()
-    work()
-    return torch.cuda.max_memory_allocated() / 2**20

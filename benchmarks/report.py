@@ -42,7 +42,8 @@ def throughput_table(found: dict[str, Any]) -> str:
             )
         lines += ["", f"To the fastest PyTorch: {number(work['ratio_to_fastest_torch'], 2)}; "
                   f"to the naive form: {number(work['ratio_to_naive'], 1)}; "
-                  f"share of the roof: {100 * work['share_of_roof']:.0f}%."]  # fmt: skip
+                  f"of the roof, counting the products of a direct convolution: "
+                  f"{100 * work['share_of_roof']:.0f}%."]  # fmt: skip
         lines += [f"Left out: {way} ({why})." for way, why in work["left_out"].items()] + [""]
     return "\n".join(lines).rstrip()
 

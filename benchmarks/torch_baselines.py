@@ -272,6 +272,8 @@ class Higher(Loop):
     def task_loss(self, episode: tuple[torch.Tensor, ...]) -> torch.Tensor:
         import higher
 
+        if self.work.method == "protonet":
+            raise NotImplementedError("higher is for inner loops, and ProtoNet has none")
         x_s, y_s, x_q, y_q = episode
         with higher.innerloop_ctx(
             self.module, self.optimiser, copy_initial_weights=False,

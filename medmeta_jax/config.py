@@ -69,7 +69,7 @@ class TrainConfig:
     """Episodes an outer step."""
     devices: int | None = None
     """Devices to spread a meta-batch over. Default: as many as there are (on a CPU, cores)
-    and divide it."""
+    and divide it. Each holds the data set."""
     chunk: int | None = None
     """Episodes that a device runs side by side. Default: 1 on a CPU, else its whole share."""
     optimiser: Literal["adam", "adamw", "sgd"] = "adam"

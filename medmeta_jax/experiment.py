@@ -138,7 +138,10 @@ def with_devices(config: TrainConfig) -> tuple[TrainConfig, Mesh]:
     shares = config.meta_batch // (config.chunk or 1)
     count = config.devices or parallel.largest_share(shares, len(there))
     if count > len(there):
-        raise ConfigError(f"devices: {count} asked for, there are {len(there)}")
+        raise ConfigError(
+            f"devices: {count} asked for, there are {len(there)}; a run goes on bit-equal on as "
+            "many as it began with"
+        )
     config = configs.check(dataclasses.replace(config, devices=count))
     return config, parallel.task_mesh(there[:count])
 

@@ -45,12 +45,14 @@ def unrolled(
         Adam needs `eps_root > 0`, else its meta-gradient is NaN.
       steps: number of inner steps, >= 0.
       order: "mixed" and "second" are the same second-order derivative. "mixed" takes it
-        forward over reverse, in memory that does not grow with the steps (`mixed.py`) and,
-        measured, in less time; "second" in reverse twice. "first" holds ∇L constant.
-      remat: recompute each step's activations in the backward pass instead of storing
-        them: memory for one step's activations rather than for all of them.
-      loop: "scan" compiles one step; "unroll" all of them, which takes longer to compile
-        and was not measured to run faster. The same result.
+        forward over reverse, and keeps the activations of one step however many there are
+        (`mixed.py`); it needs a loss that can be differentiated forward (no
+        `jax.custom_vjp`), and cannot be itself. "second" takes it in reverse twice.
+        "first" holds ∇L constant.
+      remat: under "second", recompute each step's activations in the backward pass instead
+        of storing them: memory for one step's rather than for all.
+      loop: "scan" compiles one step, "unroll" all of them, which takes longer. The same
+        result.
 
     Returns:
       solve(inner_loss, params, steps=None) -> params after the steps. A traced `steps`

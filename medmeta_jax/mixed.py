@@ -1,4 +1,4 @@
-"""Mixed-mode meta-gradients: flat memory in the number of inner steps.
+"""Mixed-mode meta-gradients: one inner step's activations, however many steps there are.
 
 Kemaev et al., 2025 (MixFlow-MG, arXiv 2505.00793). Reverse mode through an inner step
 θ' = θ + u(∇_θ L(θ, λ)) needs, for a cotangent v of ∇_θ L, the products v·∂²L/∂θ∂θ and
@@ -7,7 +7,8 @@ whole gradient, forward over reverse:
 
     d/dε ∇_(θ,λ) L(θ + εv, λ) = (∂²L/∂θ∂θ v, ∂²L/∂λ∂θ v)
 
-which keeps one step's activations, where reverse over reverse keeps every step's.
+which keeps one step's activations, where reverse over reverse keeps every step's. What
+grows with the steps is a copy of the parameters each.
 
 λ is everything else that the loss depends on (a frozen body, an augmentation policy, the
 images): all that it closes over is found by tracing it, so no cotangent is dropped.

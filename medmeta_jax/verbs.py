@@ -82,6 +82,7 @@ def train(config: TrainConfig, *, resume: str | None, told_to_stop: Stop) -> dic
 
 def build(config: TrainConfig) -> Experiment:
     """The experiment, on as many devices as it asks for; on a CPU by default one a core."""
+    config = configs.check(config)
     # Where JAX runs already (a notebook, a test), there are the devices that it began with.
     with contextlib.suppress(RuntimeError):
         parallel.use_cpu_devices(config.devices or parallel.cores())
@@ -125,7 +126,13 @@ def describe(experiment: Experiment) -> None:
     config = experiment.config
     console.say(
         f"learner    {config.algorithm} {dict(config.hyper)} on {config.backbone} "
-        f"{dict(config.net)}, norm {config.norm}; {jax.devices()[0].device_kind}"
+        f"{dict(config.net)}, norm {config.norm}"
+    )
+    mesh = experiment.mesh
+    console.say(
+        f"devices    {mesh.size} x {mesh.devices.flat[0].device_kind}, "
+        f"{config.meta_batch // mesh.size} episodes of a meta-step on each, "
+        f"{experiments.side_by_side(experiment)} at a time"
     )
 
 
@@ -216,6 +223,8 @@ def evaluate(
         changes["shots"] = shots
     if episodes is not None:
         changes["test_episodes"] = episodes
+    # Scores do not depend on how episodes are spread: take the devices that are here.
+    changes |= {"devices": None, "chunk": None}
     began = time.perf_counter()
     experiment = build(configs.from_mapping(changes, config, "eval"))
     seconds = {"data": time.perf_counter() - began}

@@ -45,8 +45,8 @@ def body_only(path: tuple[str, ...]) -> bool:
 
 @pytest.mark.parametrize(
     ("factory", "arguments"),
-    [(maml, {}), (maml, {"moves": body_only}), (anil, {}), (maml, {"loop": "scan"})],
-    ids=["maml", "body moves", "anil", "scanned"],
+    [(maml, {}), (maml, {"moves": body_only}), (anil, {}), (maml, {"loop": "unroll"})],
+    ids=["maml", "body moves", "anil", "unrolled"],
 )
 def test_learners_get_the_same_meta_gradient(x64: None, factory, arguments) -> None:
     """ANIL's frozen body and a frozen head get theirs through the mixed second derivative."""

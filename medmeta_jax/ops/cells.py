@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medmeta_jax.ops.norm import EPSILON, Moments
+from medmeta_jax.ops.pool import largest
 from medmeta_jax.ops.winograd import Corners
 from medmeta_jax.types import Array
 
@@ -62,13 +63,7 @@ def group_moments(corners: Corners, size: tuple[int, int], groups: int) -> Momen
 def max_pool(corners: Corners, size: tuple[int, int], sign: Array | float = 1.0) -> Array:
     """The corner whose sign * value is largest: [n, H // 2, W // 2, C]."""
     height, width = size[0] // 2, size[1] // 2
-    cut = [y[:, :height, :width] for y in corners]
-    held = [jax.lax.stop_gradient(y * sign) for y in cut]
-    top = jnp.maximum(jnp.maximum(held[0], held[1]), jnp.maximum(held[2], held[3]))
-    out = cut[3]
-    for y, fixed in zip(cut[2::-1], held[2::-1], strict=True):
-        out = jnp.where(fixed == top, y, out)
-    return out
+    return largest([y[:, :height, :width] for y in corners], sign)
 
 
 def pool_normalised(

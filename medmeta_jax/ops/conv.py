@@ -5,8 +5,8 @@ which CPUs and cuDNN have no good gradient (jax#13800). The forms here are addit
 matrix products instead, which vmap into batched matrix products at every order of
 differentiation, forward and reverse.
 
-`choose` is the one place where a form is chosen, by shape alone, so that a run computes the
-same wherever it is resumed. The measurements behind it: benchmarks/RESULTS.md, "Convolution".
+`choose` picks the form by shape alone, so that a run computes the same wherever it is
+resumed. The measurements behind it: benchmarks/RESULTS.md, "Convolution".
 """
 
 from __future__ import annotations
@@ -108,6 +108,7 @@ def conv_general_dilated(
     dimension_numbers: Any = None,
     feature_group_count: int = 1,
     precision: Any = None,
+    **rest: Any,
 ) -> Array:
     """`conv` under the signature of `jax.lax.conv_general_dilated`.
 
@@ -132,9 +133,10 @@ def conv_general_dilated(
         and all(d == 1 for d in dilations)
         and feature_group_count == 1
         and precision is None
+        and not any(value is not None for value in rest.values())
     ):
         return conv(lhs, rhs, stride=window_strides[0], padding=padding)
     return jax.lax.conv_general_dilated(
         lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers,
-        feature_group_count=feature_group_count, precision=precision,
+        feature_group_count=feature_group_count, precision=precision, **rest,
     )  # fmt: skip

@@ -101,6 +101,26 @@ def test_second_derivative_equals_differences(x64: None, backbone: Backbone) -> 
     np.testing.assert_allclose(product, difference, rtol=1e-3, atol=1e-5 * scale)
 
 
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", ["conv4", "resnet12"])
+def test_every_form_is_the_same_network(x64: None, name: str, norm: str) -> None:
+    """On 7 x 7 and 3 x 3 maps, with biases where no norm follows: JAX's own convolution."""
+    if name == "resnet12" and norm != "batch":
+        pytest.skip("its forms differ in the convolution alone")
+    make = registry.factory("backbones", name)
+    x, mask = jax.random.normal(jax.random.key(2), (3, 7, 7, 2)), jnp.array([True, True, False])
+    params = make(norm=norm, widths=(6, 5), form="lax").init(jax.random.key(0), x)
+    flat, unravel = ravel_pytree(params)
+    params = unravel(flat + 0.3 * jax.random.normal(jax.random.key(3), flat.shape, flat.dtype))
+
+    def result(form: str):
+        apply = jax.jit(make(norm=norm, widths=(6, 5), form=form).apply)
+        return apply(params, x, mask)[0][:2]
+
+    for form in ("auto", "winograd", "patches"):
+        np.testing.assert_allclose(result(form), result("lax"), rtol=1e-9, atol=1e-9)
+
+
 def test_conv4_is_the_standard_network() -> None:
     """Conv4-64 on 28 pixels: 64 features, and the parameters of the literature less biases."""
     backbone = conv4(width=64, norm="batch")
