@@ -1,0 +1,78 @@
+"""One 3x3 convolution in the forms of `ops/conv.py`: `python -m benchmarks.convolution`.
+
+Forward, on shapes of workloads A and B, inside a loop, as training runs it: buffers are
+warm there, and XLA leaves a convolution in a loop as it finds it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from typing import Any
+
+import jax
+
+from benchmarks import machine
+from medmeta_jax.ops.conv import Form, conv
+from medmeta_jax.types import Array
+
+SHAPES = {
+    "A, query, block 2": (75, 14, 14, 64),
+    "A, support, block 2": (5, 14, 14, 64),
+    "B, support, block 2": (25, 42, 42, 32),
+    "B, support, block 3": (25, 21, 21, 32),
+}
+FORMS: tuple[Form, ...] = ("lax", "patches", "winograd")
+
+
+def milliseconds(form: Form, shape: tuple[int, ...], repeats: int) -> float:
+    """The best of several runs of a loop of eight convolutions, for one of them."""
+    x = jax.random.normal(jax.random.key(0), shape)
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, shape[-1], shape[-1])) / shape[-1]
+    count = 8
+
+    @jax.jit
+    def loop(x: Array) -> Array:
+        return jax.lax.fori_loop(
+            0, count, lambda i, c: 0.5 * c + 0.01 * conv(c, kernel, form=form), x
+        )
+
+    loop(x).block_until_ready()
+    best = float("inf")
+    for _ in range(repeats):
+        began = time.perf_counter()
+        loop(x).block_until_ready()
+        best = min(best, time.perf_counter() - began)
+    return 1e3 * best / count
+
+
+def main() -> None:
+    """Parse, measure, print a Markdown table or JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.convolution")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    given = parser.parse_args()
+    rows = [
+        {
+            "name": name,
+            "shape": list(shape),
+            "ms": {form: milliseconds(form, shape, given.repeats) for form in FORMS},
+        }
+        for name, shape in SHAPES.items()
+    ]
+    found: dict[str, Any] = {
+        "machine": machine.facts(), "versions": machine.versions(), "rows": rows,
+    }  # fmt: skip
+    if given.json:
+        print(json.dumps(found))
+        return
+    print("| ms | " + " | ".join(FORMS) + " |\n|---" + "|---" * len(FORMS) + "|")
+    for name, shape in SHAPES.items():
+        times = next(row["ms"] for row in rows if row["name"] == name)
+        cells = " | ".join(f"{times[form]:.2f}" for form in FORMS)
+        print(f"| {name}, {' x '.join(map(str, shape))} | {cells} |")
+
+
+if __name__ == "__main__":
+    main()
