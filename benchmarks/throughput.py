@@ -32,8 +32,8 @@ from medmeta_jax import parallel
 NAIVE_EPISODES = 2
 PROOF_STEPS = 10
 TOLERANCE = {"float32": 1e-3, "float64": 1e-8}
-# At the true shape in float32, five inner steps amplify rounding: PyTorch's own ways differ
-# by 2e-3 from each other there (workload B). What is computed is proven at the small size.
+# At the true shape in float32, five inner steps amplify rounding. What is computed is proven
+# at the small size.
 TRUE_SHAPE_TOLERANCE = 1e-2
 CANNOT = (ImportError, NotImplementedError, RuntimeError)  # what torch raises where it cannot
 

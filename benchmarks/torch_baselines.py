@@ -55,7 +55,7 @@ def fused_norm(params: Params, name: str, x: torch.Tensor) -> torch.Tensor:
 
 def plain_norm(params: Params, name: str, x: torch.Tensor) -> torch.Tensor:
     """The same from its parts, for `torch.func.vmap`, under which the second derivative of
-    `F.batch_norm` came out wrong (torch 2.13: losses 1.6% off after a few steps, in float64)."""
+    `F.batch_norm` came out wrong (torch 2.13, in float64 too)."""
     scale, bias = params[f"{name}/scale"], params[f"{name}/bias"]
     var, mean = torch.var_mean(x, (0, 2, 3), correction=0, keepdim=True)
     factor = scale[:, None, None] * torch.rsqrt(var + EPSILON)
