@@ -12,6 +12,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,7 @@ def cell(order: str, steps: int) -> float:
     options: dict[str, Any] = {"order": order.split(",")[0]}
     if "rematerialised" in order:
         options["remat"] = True
-    engine = Engine(work, arrays, **options)
-    found = memory_use.peak_mb(engine.run)
-    if found is None:
-        raise SystemExit("this system does not let a process reset its peak; Linux does")
-    return found
+    return peak_mb(Engine(work, arrays, **options).run)
 
 
 def torch_cell(work: Any, arrays: Any) -> float:
@@ -53,7 +50,12 @@ def torch_cell(work: Any, arrays: Any) -> float:
 
     loop(1).run([0])
     row = loop(work.steps)
-    found = memory_use.peak_mb(lambda: row.run([0]))
+    return peak_mb(lambda: row.run([0]))
+
+
+def peak_mb(run: Callable[[], object]) -> float:
+    """`memory_use.peak_mb`, or the end where the system cannot tell."""
+    found = memory_use.peak_mb(run)
     if found is None:
         raise SystemExit("this system does not let a process reset its peak; Linux does")
     return found

@@ -34,16 +34,6 @@ def to_torch(params: dict[str, np.ndarray], device: str) -> Params:
     return {name: one(name, value) for name, value in params.items()}
 
 
-def from_torch(params: Params) -> dict[str, np.ndarray]:
-    """Undo `to_torch`."""
-
-    def one(value: torch.Tensor) -> np.ndarray:
-        order = (2, 3, 1, 0) if value.ndim == 4 else tuple(reversed(range(value.ndim)))
-        return value.detach().cpu().numpy().transpose(order)
-
-    return {name: one(value) for name, value in params.items()}
-
-
 Norm = Callable[[Params, str, torch.Tensor], torch.Tensor]
 
 
@@ -139,9 +129,6 @@ class Baseline:
     def __init__(self, task: Task) -> None:
         self.task, self.work = task, task.work
         self.leaves = {n: p.clone().requires_grad_() for n, p in task.start.items()}
-
-    def params(self) -> dict[str, np.ndarray]:
-        return from_torch(self.leaves)
 
     def run(self, episodes: list[int]) -> float:
         """One meta-step on the named episodes; its mean query loss."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import flax.linen as nn
 
@@ -26,6 +26,14 @@ def group_count(channels: int) -> int:
     """
     most = max(1, min(MAX_GROUPS, channels // MIN_GROUP_CHANNELS))
     return next(groups for groups in range(most, 0, -1) if channels % groups == 0)
+
+
+def require_network(widths: tuple[int, ...], norm: str) -> None:
+    """Shared validation of the factories (ValueError)."""
+    if not widths or min(widths) < 1:
+        raise ValueError(f"widths must be positive and not empty, got {widths}")
+    if norm not in get_args(norms.NormPolicy):
+        raise ValueError(f"norm must be one of {get_args(norms.NormPolicy)}, got {norm!r}")
 
 
 class Norm(nn.Module):

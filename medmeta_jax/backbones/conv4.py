@@ -8,12 +8,11 @@ the norm's statistics are a policy instead of running averages.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import get_args
 
 import flax.linen as nn
 
 from medmeta_jax.adapters import from_linen
-from medmeta_jax.backbones._layers import ConvNormPool
+from medmeta_jax.backbones._layers import ConvNormPool, require_network
 from medmeta_jax.ops import norm as norms
 from medmeta_jax.ops.conv import Form
 from medmeta_jax.types import Array, Backbone
@@ -62,8 +61,5 @@ def conv4(
     (2, 8)
     """
     chosen = tuple(widths) if widths is not None else (width,) * depth
-    if not chosen or min(chosen) < 1:
-        raise ValueError(f"widths must be positive and not empty, got {chosen}")
-    if norm not in get_args(norms.NormPolicy):
-        raise ValueError(f"norm must be one of {get_args(norms.NormPolicy)}, got {norm!r}")
+    require_network(chosen, norm)
     return from_linen(Conv4(chosen, norm, form), norm=norm)

@@ -12,12 +12,11 @@ images is to be deterministic; norm statistics are a policy instead of running a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import get_args
 
 import flax.linen as nn
 
 from medmeta_jax.adapters import from_linen
-from medmeta_jax.backbones._layers import Conv, Norm
+from medmeta_jax.backbones._layers import Conv, Norm, require_network
 from medmeta_jax.ops import norm as norms
 from medmeta_jax.ops.conv import Form
 from medmeta_jax.ops.pool import max_pool
@@ -87,8 +86,5 @@ def resnet12(
     if width < 1:
         raise ValueError(f"width must be >= 1, got {width}")
     chosen = tuple(widths) if widths is not None else tuple(w * width // WIDTHS[0] for w in WIDTHS)
-    if not chosen or min(chosen) < 1:
-        raise ValueError(f"widths must be positive and not empty, got {chosen}")
-    if norm not in get_args(norms.NormPolicy):
-        raise ValueError(f"norm must be one of {get_args(norms.NormPolicy)}, got {norm!r}")
+    require_network(chosen, norm)
     return from_linen(ResNet12(chosen, norm, form), norm=norm)
