@@ -84,8 +84,10 @@ def test_parameters_that_start_as_constants_are_not_summed(x64: None) -> None:
         held = parallel.replicate((params, pool), mesh)
         episodes = FixedEpisodes(sampler, held[1], keys, mesh)
         found.append(predict_episodes(learner, held[0], episodes))
-    np.testing.assert_allclose(found[0].logits, found[1].logits, rtol=1e-10)
-    np.testing.assert_array_equal(found[0].y, found[1].y)
+    plain = predict_episodes(learner, params, FixedEpisodes(sampler, pool, keys))
+    for spread in found:
+        np.testing.assert_allclose(spread.logits, plain.logits, rtol=1e-10)
+        np.testing.assert_array_equal(spread.y, plain.y)
 
 
 @pytest.mark.parametrize("chunk", [1, 2])
