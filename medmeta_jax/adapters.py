@@ -43,7 +43,8 @@ def from_linen(module: nn.Module, *, norm: str = "none") -> Backbone:
     def init(key: Array, x: PyTree) -> Params:
         n = jax.tree.leaves(x)[0].shape[0]
         extra = {"mask": jax.numpy.ones((n,), bool)} if takes_mask else {}
-        variables = dict(module.init(key, x, **extra))
+        # Compiled as one: op by op, a network is some fifty programs.
+        variables = dict(jax.jit(module.init)(key, x, **extra))
         params = variables.pop("params", {})
         variables.pop(STATS, None)
         if variables:

@@ -193,7 +193,7 @@ def initial_progress(experiment: Experiment, learner: MetaLearner) -> train.Prog
     """Training before its first step, from the configured seed."""
     key = jax.random.key(experiment.config.seed)
     state = train.init_state(learner, experiment.optimiser, key, experiment.example_x)
-    return parallel.replicate(train.start(state), experiment.mesh)
+    return jax.jit(train.start, out_shardings=parallel.everywhere(experiment.mesh))(state)
 
 
 def side_by_side(experiment: Experiment) -> int:

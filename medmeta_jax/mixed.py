@@ -47,9 +47,8 @@ def mixed_gradient(
         program = jex.core.jaxpr_as_fun(jex.core.ClosedJaxpr(traced.jaxpr, consts))
         return program(*jax.tree.leaves(moving), t)[0]
 
-    @jax.custom_vjp
-    def gradient(moving: Params, outer: list[Any], other: list[Any], t: Array) -> Params:
-        return jax.grad(value)(moving, outer, other, t)
+    # Under jit, so that it is traced once for its value and as the rule's forward pass.
+    gradient = jax.custom_vjp(jax.jit(jax.grad(value)))
 
     def forward(*inputs: Any) -> tuple[Params, Any]:
         return gradient(*inputs), inputs

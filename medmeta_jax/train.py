@@ -6,6 +6,7 @@ are values that it puts together.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -41,6 +42,7 @@ class StepMetrics(NamedTuple):
     grad_norm: Any
 
 
+@functools.partial(jax.jit, static_argnames=("learner", "optimiser"))
 def init_state(
     learner: MetaLearner, optimiser: optax.GradientTransformation, key: Array, example_x: PyTree
 ) -> TrainState:
@@ -74,6 +76,9 @@ def meta_gradient(
         return value, (info.loss, judged)
 
     def chunk_loss(theta: Params, some: Array) -> tuple[Array, tuple[Array, Array]]:
+        if chunk == 1:  # no axis to batch over: a quarter less to trace
+            value, (loss, judged) = episode_loss(theta, some[0])
+            return value, (loss.astype(float), judged.astype(float))
         values, aux = jax.vmap(episode_loss, (None, 0))(theta, some)
         # Metrics are of JAX's default precision, whatever the parameters are.
         return values.sum(), (aux[0].sum().astype(float), aux[1].sum().astype(float))

@@ -45,7 +45,7 @@ def enable_compilation_cache() -> None:
     """Keep compiled programs in the user's cache folder, so that a second start is quick."""
     folder = cache_folder() / "compiled"
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def train(config: TrainConfig, *, resume: str | None, told_to_stop: Stop) -> dict[str, Any]:

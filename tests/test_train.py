@@ -41,7 +41,8 @@ def sampler(key: jax.Array, pool: jax.Array) -> Episode:
 
 POOL = jax.random.normal(jax.random.key(9), (10, 8, 8, 1))
 EXAMPLE = jnp.zeros((WAYS, 8, 8, 1))
-OPTIMISER = optax.sgd(0.05, momentum=0.9)
+# Clipped: without, training is so unstable that rounding decides what is learnt.
+OPTIMISER = optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(0.05, momentum=0.9))
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,7 @@ def test_training_learns(learner: MetaLearner, step: train.Step, progress: train
     last = finish(step, progress, 60)
     after = evaluate(learner, last.progress.state.params, test)
     gain = over_episodes(after.per_episode["accuracy"] - before.per_episode["accuracy"])
-    assert gain.mean - gain.ci95 > 0.02
+    assert gain.mean - gain.ci95 > 0.08
 
 
 def test_one_trace_for_a_whole_run(learner: MetaLearner) -> None:

@@ -57,7 +57,7 @@ def conv4(
     >>> import jax, jax.numpy as jnp
     >>> backbone = conv4(width=8)
     >>> params = backbone.init(jax.random.key(0), jnp.ones((2, 28, 28, 1)))
-    >>> backbone.apply(params, jnp.ones((2, 28, 28, 1)), jnp.ones(2, bool))[0].shape
+    >>> jax.jit(backbone.apply)(params, jnp.ones((2, 28, 28, 1)), jnp.ones(2, bool))[0].shape
     (2, 8)
     """
     chosen = tuple(widths) if widths is not None else (width,) * depth

@@ -78,10 +78,10 @@ def resnet12(
       form: how convolutions are computed, see `ops.conv`.
 
     >>> import jax, jax.numpy as jnp
-    >>> backbone = resnet12(width=4)
+    >>> backbone = resnet12(widths=(4, 8))
     >>> params = backbone.init(jax.random.key(0), jnp.ones((2, 16, 16, 1)))
-    >>> backbone.apply(params, jnp.ones((2, 16, 16, 1)), jnp.ones(2, bool))[0].shape
-    (2, 40)
+    >>> jax.jit(backbone.apply)(params, jnp.ones((2, 16, 16, 1)), jnp.ones(2, bool))[0].shape
+    (2, 8)
     """
     if width < 1:
         raise ValueError(f"width must be >= 1, got {width}")

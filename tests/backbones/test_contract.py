@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -36,8 +38,9 @@ def cases() -> list[tuple[str, str]]:
 @pytest.fixture(params=cases(), ids="-".join)
 def backbone(request: pytest.FixtureRequest) -> Backbone:
     name, norm = request.param
-    small = {"width": 4} if "width" in registry.defaults("backbones", name) else {}
-    return registry.factory("backbones", name)(norm=norm, **small)
+    make = registry.factory("backbones", name)
+    small = {"widths": (4, 4)} if "widths" in inspect.signature(make).parameters else {}
+    return make(norm=norm, **small)
 
 
 def inputs(n: int = 3) -> tuple[jax.Array, jax.Array]:
