@@ -222,11 +222,17 @@ def compile_step(experiment: Experiment, learner: MetaLearner) -> tuple[train.St
     return compiled, time.perf_counter() - began
 
 
-def validation(experiment: Experiment, learner: MetaLearner) -> Callable[[Params], float]:
-    """Mean accuracy on the fixed meta-validation episodes."""
+def validation(
+    experiment: Experiment, learner: MetaLearner, steps: int | None = None
+) -> Callable[[Params], float]:
+    """Mean accuracy on the fixed meta-validation episodes.
+
+    A learner with inner steps is told their number, since then the final evaluation, which
+    varies it, is the same program.
+    """
 
     def validate(params: Params) -> float:
-        return evaluate(learner, params, experiment.val).estimate("accuracy").mean
+        return evaluate(learner, params, experiment.val, steps=steps).estimate("accuracy").mean
 
     return validate
 
@@ -254,7 +260,7 @@ def train_run(
             experiment.split.pools["train"],
             steps=config.meta_steps,
             dispatch=config.dispatch,
-            validate=validation(experiment, experiment.learner),
+            validate=validation(experiment, experiment.learner, config.hyper.get("steps")),
             validate_every=config.validate_every,
             patience=config.patience,
             told_to_stop=told_to_stop,
