@@ -53,7 +53,10 @@ def from_raw(raw: dict[str, Any], like: PyTree) -> PyTree:
 
 
 class Checkpoints:
-    """The checkpoints of one run, by step, in a folder."""
+    """The checkpoints of one run, by step, in a folder.
+
+    Of several processes, all make one of these and call it alike: the first one writes.
+    """
 
     def __init__(self, folder: Path, *, read_only: bool = False) -> None:
         """Open a run's checkpoints; `read_only` leaves alone what a live run is writing."""

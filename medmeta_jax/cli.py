@@ -13,10 +13,11 @@ import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from medmeta_jax import config as configs
+from medmeta_jax import config as configs, launch
 from medmeta_jax.config import ConfigError, TrainConfig
 
 EXIT_FAILED, EXIT_USAGE, EXIT_DATA, EXIT_PREEMPTED, EXIT_INTERRUPTED = 1, 2, 3, 75, 130
@@ -24,6 +25,7 @@ EXIT_FAILED, EXIT_USAGE, EXIT_DATA, EXIT_PREEMPTED, EXIT_INTERRUPTED = 1, 2, 3, 
 USAGE = """usage: medmeta VERB [options]
 
   train             meta-train, evaluate on unseen classes, write a run directory
+  launch            train in several processes of this machine
   eval RUN          judge a run again
   data list         the data sources there are
   data inspect SRC  what a data set holds
@@ -77,6 +79,17 @@ class Doctor:
 
 
 @dataclasses.dataclass(frozen=True)
+class Launch:
+    """Train in several processes of this machine: medmeta launch --processes N -- train ...
+
+    Each has its own cores, or its own GPU. When one is lost, the others end.
+    """
+
+    processes: int = 2
+    """How many. On GPUs, one each."""
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainFlags:
     """Options of `train` that are not part of a run's configuration."""
 
@@ -88,6 +101,9 @@ class TrainFlags:
     """A run directory to go on with, exactly where it was; takes no other option."""
     dry_run: bool = False
     """Build and compile everything, print its cost, train nothing."""
+    distributed: bool = False
+    """Train together with the processes that SLURM, Open MPI or Kubernetes started beside
+    this one. On one machine: medmeta launch."""
     json: bool = False
     """One JSON object on stdout."""
 
@@ -167,10 +183,28 @@ def parse_train(arguments: list[str]) -> tuple[TrainConfig, TrainFlags]:
     values = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(TrainConfig)}
     values["hyper"] = dataclasses.asdict(parsed.hyper)
     values["net"] = dataclasses.asdict(parsed.net)
-    own = {"--resume", f"--resume={flags.resume}", flags.resume, "--json"}
+    own = {"--resume", f"--resume={flags.resume}", flags.resume, "--json", "--distributed"}
     if flags.resume is not None and set(arguments) - own:
         raise ConfigError("resume: goes on with the run's own configuration; no other option")
     return configs.check(TrainConfig(**values)), flags
+
+
+def run_launch(arguments: list[str]) -> int:
+    """`launch --processes N -- train ...`: the exit code of the processes."""
+    before, after = arguments, []
+    if "--" in arguments:
+        at = arguments.index("--")
+        before, after = arguments[:at], arguments[at + 1 :]
+    given = parse(Launch, "launch", before)
+    if given.processes < 1:
+        raise ConfigError(f"processes: must be >= 1, got {given.processes}")
+    if after[:1] != ["train"]:
+        raise ConfigError("launch: say what to run, as in: medmeta launch --processes 2 -- train")
+    # What can be refused is refused once, not by every process.
+    _, flags = parse_train(after[1:])
+    if flags.dry_run or flags.distributed:
+        raise ConfigError("launch: takes neither --dry-run nor --distributed")
+    return launch.launch(given.processes, after)
 
 
 def run_verb(arguments: list[str]) -> tuple[dict[str, Any], bool]:
@@ -186,15 +220,23 @@ def run_verb(arguments: list[str]) -> tuple[dict[str, Any], bool]:
             return verbs.dry_run(config), flags.json
         signals = Signals()
         try:
-            found = verbs.train(config, resume=flags.resume, told_to_stop=signals.told_to_stop)
+            found = verbs.train(
+                config,
+                resume=flags.resume,
+                told_to_stop=signals.told_to_stop,
+                distributed=flags.distributed,
+            )
         except verbs.Stopped as stopped:
-            print(f"medmeta: {stopped}", file=sys.stderr)
-            preempted = signals.received == signal.SIGTERM
-            raise SystemExit(EXIT_PREEMPTED if preempted else EXIT_INTERRUPTED) from None
+            if str(stopped):
+                print(f"medmeta: {stopped}", file=sys.stderr)
+            interrupted = signals.received == signal.SIGINT
+            raise SystemExit(EXIT_INTERRUPTED if interrupted else EXIT_PREEMPTED) from None
         return found, flags.json
+    if verb == "launch":
+        raise SystemExit(run_launch(rest))
     kinds = {"eval": Eval, "data list": DataList, "data inspect": DataInspect, "doctor": Doctor}
     if verb not in kinds:
-        raise ConfigError(f"no verb {verb!r}{configs.suggest(verb, ['train', *kinds])}")
+        raise ConfigError(f"no verb {verb!r}{configs.suggest(verb, ['train', 'launch', *kinds])}")
     given = parse(kinds[verb], verb, rest)
     from medmeta_jax import verbs
 
@@ -225,6 +267,30 @@ def exit_code(error: Exception) -> int | None:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `medmeta`."""
     given = sys.argv[1:] if arguments is None else arguments
+    try:
+        run(given)
+    except SystemExit as ending:
+        end_alone(ending.code)
+        raise
+    except Exception:
+        traceback.print_exc()
+        end_alone(EXIT_FAILED)
+        raise SystemExit(EXIT_FAILED) from None
+
+
+def end_alone(code: object) -> None:
+    """End at once a process that failed among several, which else waits for them to end too."""
+    if code and "medmeta_jax.processes" in sys.modules:
+        from medmeta_jax import processes
+
+        if processes.joined():
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code if isinstance(code, int) else EXIT_FAILED)
+
+
+def run(given: list[str]) -> None:
+    """Parse, call, print, and exit where it is not with 0."""
     if not given or given[0] in ("-h", "--help"):
         print(USAGE, file=sys.stderr if not given else sys.stdout)
         raise SystemExit(0 if given else EXIT_USAGE)
@@ -236,7 +302,8 @@ def main(arguments: list[str] | None = None) -> None:
         code = exit_code(error)
         if code is None:
             raise
-        print(f"medmeta: {error}", file=sys.stderr)
+        who = f"process {os.environ[launch.INDEX]}: " if launch.INDEX in os.environ else ""
+        print(f"medmeta: {who}{error}", file=sys.stderr)
         raise SystemExit(code) from None
     if "results" in found:
         from medmeta_jax import console
@@ -244,7 +311,7 @@ def main(arguments: list[str] | None = None) -> None:
         console.table(found, sys.stderr if as_json else sys.stdout)
         if found["run"]:
             print(f"run directory: {found['run']}", file=sys.stderr)
-    if as_json:
+    if as_json and found:  # of several processes, the first one's
         print(json.dumps(found))
     if found.get("ok") is False:
         raise SystemExit(EXIT_FAILED)

@@ -10,15 +10,22 @@ from typing import Any, TextIO
 HEADINGS = ("learner", "accuracy", "recall", "F1")
 
 
+class Voice:
+    """Whether this process speaks: of several that train together, one does."""
+
+    muted = False
+
+
 def say(line: str) -> None:
     """A plain line for people."""
-    print(line, file=sys.stderr, flush=True)
+    if not Voice.muted:
+        print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager
 def bar(title: str, total: int, done: int = 0) -> Iterator[Any]:
     """A progress bar on a terminal; elsewhere nothing. Yields advance(done, text)."""
-    if not sys.stderr.isatty():
+    if Voice.muted or not sys.stderr.isatty():
         yield lambda done, text="": None
         return
     from rich.console import Console

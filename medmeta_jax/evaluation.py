@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from medmeta_jax import parallel
+from medmeta_jax import parallel, processes
 from medmeta_jax.metrics.classification import confusion, episode_scores
 from medmeta_jax.metrics.intervals import Estimate, over_classes, over_episodes
 from medmeta_jax.types import Array, Examples, MetaLearner, Params
@@ -100,8 +100,8 @@ def predict_episodes(
     """
     family = only(learner) if isinstance(learner, MetaLearner) else learner
     run = compiled(family, episodes.sampler, episodes.mesh)
-    count = None if steps is None else jnp.asarray(steps, jnp.int32)
-    numbers = tuple(jnp.asarray(value, jnp.float32) for value in settings)
+    count = None if steps is None else np.asarray(steps, np.int32)
+    numbers = tuple(np.asarray(value, np.float32) for value in settings)
     total = episodes.keys.shape[0]
     block = BLOCK * (episodes.mesh.size if episodes.mesh is not None else 1)
     places = np.arange(-(-total // block) * block) % total  # the last block repeats some
@@ -109,7 +109,7 @@ def predict_episodes(
         run(params, episodes.pool, episodes.keys[places[i : i + block]], count, numbers)
         for i in range(0, len(places), block)
     ]
-    parts = zip(*jax.device_get(blocks), strict=True)
+    parts = zip(*processes.fetch(blocks), strict=True)
     return Predictions(*(np.concatenate(part)[:total] for part in parts))
 
 

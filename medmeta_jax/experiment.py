@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from medmeta_jax import baselines, config as configs, parallel, registry, train
+from medmeta_jax import baselines, config as configs, parallel, processes, registry, train
 from medmeta_jax.augment._ops import augmented
 from medmeta_jax.checkpoint import Checkpoints
 from medmeta_jax.config import ConfigError, TrainConfig
@@ -134,16 +134,24 @@ def with_augmentation(config: TrainConfig, learner: MetaLearner) -> MetaLearner:
 
 def with_devices(config: TrainConfig) -> tuple[TrainConfig, Mesh]:
     """The configuration with its number of devices, and the mesh of them (ConfigError)."""
-    there = jax.devices()
+    by_process = parallel.devices_by_process()
+    most, several = min(map(len, by_process)), len(by_process)
     shares = config.meta_batch // (config.chunk or 1)
-    count = config.devices or parallel.largest_share(shares, len(there))
-    if count > len(there):
+    if (config.devices or shares) % several:
         raise ConfigError(
-            f"devices: {count} asked for, there are {len(there)}; a run goes on bit-equal on as "
-            "many as it began with"
+            f"{'devices' if config.devices else 'meta_batch'}: must be a multiple of the {several} "
+            f"processes, got {config.devices or config.meta_batch}"
+        )
+    count = config.devices or several * parallel.largest_share(shares // several, most)
+    if count > several * most:
+        raise ConfigError(
+            f"devices: {count} asked for, there are {several * most}; a run goes on bit-equal on "
+            "as many as it began with"
         )
     config = configs.check(dataclasses.replace(config, devices=count))
-    return config, parallel.task_mesh(there[:count])
+    mesh = parallel.task_mesh([d for own in by_process for d in own[: count // several]])
+    parallel.connect(mesh)
+    return config, mesh
 
 
 def build(config: TrainConfig) -> Experiment:
@@ -161,7 +169,8 @@ def build(config: TrainConfig) -> Experiment:
     )
 
     def fixed(side: str, seed: int, count: int) -> FixedEpisodes:
-        return FixedEpisodes(sampler, split.pools[side], episode_keys(seed, count), mesh)
+        keys = parallel.replicate(episode_keys(seed, count), mesh)
+        return FixedEpisodes(sampler, split.pools[side], keys, mesh)
 
     return Experiment(
         config=config,
@@ -253,7 +262,8 @@ def train_run(
         if resume:
             at, progress = checkpoints.restore(progress)
             progress = parallel.replicate(progress, experiment.mesh)
-            run.rewind(at)
+            if processes.is_first():
+                run.rewind(at)
         for report in train.fit(
             step,
             progress,
@@ -265,7 +275,8 @@ def train_run(
             patience=config.patience,
             told_to_stop=told_to_stop,
         ):
-            run.log(record_of(report, config))
+            if processes.is_first():
+                run.log(record_of(report, config))
             if report.progress is not None:
                 checkpoints.save(report.step, report.progress)
             yield report

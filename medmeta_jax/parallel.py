@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -62,14 +64,42 @@ def task_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     return jax.make_mesh((len(chosen),), (AXIS,), axis_types=(AxisType.Auto,), devices=chosen)
 
 
+def devices_by_process() -> list[list[jax.Device]]:
+    """The devices of each process, in the order of both."""
+    found: dict[int, list[jax.Device]] = {}
+    for device in jax.devices():
+        found.setdefault(device.process_index, []).append(device)
+    return [found[index] for index in sorted(found)]
+
+
+def connect(mesh: Mesh) -> None:
+    """Open the connections between processes, while all of them are here.
+
+    The first sum over a mesh waits half a minute for the others, later ones as long as need
+    be; and one process may take longer than another to read data or to compile.
+    """
+    if jax.process_count() > 1:
+        total = spread(lambda x: jax.lax.psum(x, AXIS), mesh, (BY_TASK,), EVERYWHERE)
+        jax.jit(total)(np.zeros(mesh.size, np.float32)).block_until_ready()
+
+
 def everywhere(mesh: Mesh) -> NamedSharding:
     """The sharding of arrays that every device of the mesh holds."""
     return NamedSharding(mesh, EVERYWHERE)
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Put the same arrays on every device of the mesh."""
-    return jax.device_put(tree, everywhere(mesh))
+    """Put the same arrays on every device of the mesh, of whichever process."""
+    held = everywhere(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(tree, held)
+
+    def global_array(leaf: Any) -> jax.Array:
+        if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(global_array(jax.random.key_data(leaf)))
+        return jax.make_array_from_process_local_data(held, np.asarray(leaf))
+
+    return jax.tree.map(global_array, tree)
 
 
 def mean_over_tasks(function: Callable[..., PyTree], mesh: Mesh) -> Callable[..., PyTree]:

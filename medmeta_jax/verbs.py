@@ -18,6 +18,7 @@ from medmeta_jax import (
     console,
     experiment as experiments,
     parallel,
+    processes,
     runs,
 )
 from medmeta_jax.checkpoint import SaveError
@@ -48,9 +49,19 @@ def enable_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
-def train(config: TrainConfig, *, resume: str | None, told_to_stop: Stop) -> dict[str, Any]:
-    """Train, evaluate, and leave a run directory."""
+def train(
+    config: TrainConfig, *, resume: str | None, told_to_stop: Stop, distributed: bool = False
+) -> dict[str, Any]:
+    """Train, evaluate, and leave a run directory.
+
+    Of several processes, the first returns the summary, the others nothing.
+    """
     enable_compilation_cache()
+    if distributed or processes.launched() > 1:
+        try:
+            processes.join()
+        except processes.JoinError as error:
+            raise ConfigError(str(error)) from None
     if resume is not None:
         run = runs.existing(resume)
         if run.summary.exists():
@@ -59,11 +70,11 @@ def train(config: TrainConfig, *, resume: str | None, told_to_stop: Stop) -> dic
     began = time.perf_counter()
     experiment = build(config)
     seconds = {"data": time.perf_counter() - began}
+    told_to_stop = processes.any_process(told_to_stop)
+    console.Voice.muted = not processes.is_first()
     describe(experiment)
     if resume is None:
-        name = f"{config.algorithm}-{Path(config.data).stem}"
-        run = runs.create(name, plain_config(experiment.config))
-        runs.write_json(run.split, experiments.identity(experiment))
+        run = new_run(experiment)
     else:
         check_same_data(experiment, run)
     console.say(f"run        {run.folder}")
@@ -80,12 +91,26 @@ def train(config: TrainConfig, *, resume: str | None, told_to_stop: Stop) -> dic
     return evaluate_run(experiment, run, progress.best_params, seconds, told_to_stop)
 
 
+def new_run(experiment: Experiment) -> Run:
+    """A new run directory, made by the first process and known to all."""
+    config, folder = experiment.config, ""
+    identity = experiments.identity(experiment)
+    if processes.is_first():
+        made = runs.create(f"{config.algorithm}-{Path(config.data).stem}", plain_config(config))
+        runs.write_json(made.split, identity)
+        folder = str(made.folder)
+    return Run(Path(processes.text_from_first(folder)))
+
+
 def build(config: TrainConfig) -> Experiment:
     """The experiment, on as many devices as it asks for; on a CPU by default one a core."""
     config = configs.check(config)
+    here = parallel.cores()
+    if config.devices is not None:
+        here = max(1, config.devices // processes.launched())
     # Where JAX runs already (a notebook, a test), there are the devices that it began with.
     with contextlib.suppress(RuntimeError):
-        parallel.use_cpu_devices(config.devices or parallel.cores())
+        parallel.use_cpu_devices(here)
     return experiments.build(config)
 
 
@@ -162,6 +187,13 @@ def train_loop(experiment: Experiment, step: Any, run: Run, resume: bool, stop: 
         raise RunFailed(f"{run.folder}: cannot be written ({error.strerror or error})") from None
     except SaveError as error:
         raise RunFailed(str(error)) from None
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        raise RunFailed(
+            f"another process was lost ({str(error).splitlines()[0][:120]}); go on from the last "
+            f"checkpoint with: train --resume {run.folder}, in as many processes"
+        ) from None
     stop_if_told(stop, run)
 
 
@@ -169,7 +201,7 @@ def stop_if_told(stop: Stop, run: Run | None) -> None:
     """Raise Stopped where a signal has come; training is saved by then."""
     if stop():
         again = f"saved; go on with: medmeta train --resume {run.folder}" if run else "stopped"
-        raise Stopped(again)
+        raise Stopped("" if console.Voice.muted else again)
 
 
 def evaluate_run(
@@ -203,6 +235,8 @@ def evaluate_run(
         "versions": runs.versions(),
         "run": str(run.folder) if run else None,
     }
+    if not processes.is_first():
+        return {}
     if run is not None:
         try:
             runs.write_json(run.summary, summary)

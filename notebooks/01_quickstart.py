@@ -14,8 +14,9 @@
 # Second-order MAML learns to tell brain regions apart from one labelled image each, and is
 # judged on regions and a template that it has never seen. Everything is a value; the loop
 # over episodes, their gradients and the optimiser are one compiled program.
-# It runs in about a minute on two CPU cores, most of it compiling, too short to learn much: the raw pixels are
-# still ahead here, and fall behind in the longer run of `medmeta train`.
+# It runs in about a minute on two CPU cores, most of it compiling, which is too short to
+# learn much: the raw pixels are still ahead here, and fall behind in the longer run of
+# `medmeta train`.
 
 # %%
 import functools

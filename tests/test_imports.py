@@ -30,7 +30,9 @@ ALLOWED = {
     "data": {"types", "registry"},
     "parallel": {"types"},
     "train": {"types", "parallel"},
-    "evaluation": {"types", "metrics", "parallel"},
+    "launch": set(),
+    "processes": {"types", "launch"},
+    "evaluation": {"types", "metrics", "parallel", "processes"},
     "config": {"registry"},
     "checkpoint": {"types"},
     "runs": set(),
@@ -38,13 +40,13 @@ ALLOWED = {
     "baselines": {"types", "registry", "config", "data", "evaluation", "metrics"},
     "experiment": {
         "types", "registry", "config", "data", "augment", "losses", "train", "evaluation",
-        "baselines", "checkpoint", "runs", "parallel",
+        "baselines", "checkpoint", "runs", "parallel", "processes",
     },
     "verbs": {
         "config", "console", "experiment", "baselines", "runs", "data", "train", "checkpoint",
-        "parallel",
+        "parallel", "processes",
     },
-    "cli": {"config", "console", "verbs", "data", "runs"},
+    "cli": {"config", "console", "verbs", "data", "runs", "launch", "processes"},
     "__init__": set(),
     "__main__": {"cli"},
 }  # fmt: skip
