@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -33,6 +34,14 @@ def processor() -> str:
         return platform.processor() or platform.machine()
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def accelerators() -> int:
+    """GPUs or TPUs of this machine, counted by a process of its own, which then lets them go."""
+    code = "import jax; print(jax.default_backend() != 'cpu' and jax.device_count())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    word = done.stdout.split()[-1]
+    return int(word) if word.isdigit() else 0
 
 
 def facts() -> dict[str, Any]:

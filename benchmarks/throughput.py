@@ -1,13 +1,14 @@
 """Episodes a second of this engine and of PyTorch, in turns: `python -m benchmarks.throughput`.
 
 This engine and PyTorch compute the same meta-steps on the same arrays, weights and
-episodes, which is shown before they are timed: at 8 channels and 12 pixels over ten
-meta-steps, losses within 1e-3 in float32 and 1e-8 in float64, and at the workload's own
-shape over two in float32. Both may use every core: this engine gives each core its own
-episodes, PyTorch's operations share them. Each PyTorch way stands
-in the quicker of its image layouts. A way that is not installed or cannot differentiate
-twice is listed with the reason; `torch.compile` takes minutes a shape to compile, and is
-timed on request. Needs the extra `bench`.
+episodes, which is shown before they are timed: every way at 8 channels and 12 pixels over
+ten meta-steps, losses within 1e-3 in float32 and 1e-8 in float64; and PyTorch's loop at the
+workload's own shape, one episode, over two meta-steps in float64 (in float32 five inner steps
+amplify rounding there). Both may use every core: this engine gives each core its own
+episodes, PyTorch's operations share them. Each PyTorch way stands in the quicker of its image
+layouts and runs at most eight episodes a meta-step, at which it is no slower. A way that is
+not installed or cannot differentiate twice is listed with the reason; `torch.compile` takes
+minutes a shape to compile, and is timed on request. Needs the extra `bench`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -32,9 +33,10 @@ from medmeta_jax import parallel
 NAIVE_EPISODES = 2
 PROOF_STEPS = 10
 TOLERANCE = {"float32": 1e-3, "float64": 1e-8}
-# At the true shape in float32, five inner steps amplify rounding. What is computed is proven
-# at the small size.
-TRUE_SHAPE_TOLERANCE = 1e-2
+# PyTorch's ways among each other at the true shape in float32, where rounding is amplified.
+ROUNDING = 1e-2
+TORCH_EPISODES = 8
+REFERENCE = "torch loop"
 CANNOT = (ImportError, NotImplementedError, RuntimeError)  # what torch raises where it cannot
 
 
@@ -111,21 +113,35 @@ def agree(work: Workload, makers: dict[str, Maker]) -> dict[str, str]:
     return unable
 
 
+def agree_at_true_shape(work: Workload, make: Maker) -> None:
+    """Two meta-steps of one episode, in float64: a loss, and one after a meta-gradient."""
+    alone = dataclasses.replace(work, meta_batch=1)
+    with jax.enable_x64(True):
+        arrays = make_arrays(alone, "float64")
+        engine = Engine(alone, arrays)
+        start = engine.params()
+        ours = [engine.run([0]), engine.run([0])]
+    row = make(alone, arrays, start, False)
+    gap = differ(ours, [row.run([0]), row.run([0])])
+    if not gap <= TOLERANCE["float64"]:
+        raise SystemExit(f"{REFERENCE} computes something else at the true shape: {gap:.1e} off")
+    say(f"  {REFERENCE}: the same losses at the true shape in float64, within {gap:.0e}")
+
+
 class Timed:
     """A row that agreed, with its measurements."""
 
-    def __init__(self, name: str, row: Row, count: int, compile_s: float) -> None:
-        self.name, self.row, self.count, self.compile_s = name, row, count, compile_s
+    def __init__(self, name: str, row: Row, episodes: list[int], compile_s: float) -> None:
+        self.name, self.row, self.episodes, self.compile_s = name, row, episodes, compile_s
         self.peak_mb: float | None = None
         self.rates: list[float] = []
 
-    def once(self, episodes: list[int]) -> float:
-        """Seconds of one meta-step, of which the rate is kept."""
+    def once(self) -> float:
+        """Time one meta-step; its rate, which is kept."""
         began = time.perf_counter()
-        self.row.run(episodes)
-        seconds = time.perf_counter() - began
-        self.rates.append(self.count / seconds)
-        return seconds
+        self.row.run(self.episodes)
+        self.rates.append(len(self.episodes) / (time.perf_counter() - began))
+        return self.rates[-1]
 
     def result(self) -> dict[str, Any]:
         return {
@@ -137,56 +153,65 @@ class Timed:
         }
 
 
-def trial(
-    label: str, make: Maker, work: Workload, arrays: Any, start: Any, channels_last: bool,
-    taken: list[list[int]], ours: list[float],
-) -> tuple[float, Timed]:  # fmt: skip
-    """A PyTorch way in one layout: the seconds of its second meta-step, after it agreed."""
+class Trial(NamedTuple):
+    """A way's first loss, the seconds of a meta-step, and the row to time."""
+
+    loss: float
+    seconds: float
+    timed: Timed
+
+
+def trial(label: str, row: Row, episodes: list[int], expected: float | None) -> Trial:
+    """A PyTorch way in one layout: its first loss, which must be the one expected, if any,
+    and the seconds of its second meta-step."""
     began = time.perf_counter()
-    row = make(work, arrays, start, channels_last)
-    theirs = [row.run(taken[0])]
+    loss = row.run(episodes)
     first = time.perf_counter() - began
     began = time.perf_counter()
-    theirs.append(row.run(taken[1]))
+    row.run(episodes)
     second = time.perf_counter() - began
-    gap = differ(ours, theirs)
-    if not gap <= TRUE_SHAPE_TOLERANCE:
+    gap = 0.0 if expected is None else differ([expected], [loss])
+    if not gap <= ROUNDING:
         raise SystemExit(f"{label} computes something else at the true shape: {gap:.1e} off")
-    say(f"  {label}: {work.meta_batch / second:.2f} episodes/s in a first trial, {gap:.0e} off")
-    return second, Timed(label, row, work.meta_batch, max(0.0, first - second))
+    say(f"  {label}: {len(episodes) / second:.2f} episodes/s in a first trial")
+    timed = Timed(label, row, episodes, max(0.0, first - second))
+    return Trial(loss, second, timed)
 
 
 def measure(work: Workload, makers: dict[str, Maker], repeats: int, roof: float) -> dict[str, Any]:
     """All rows of a workload, in turns."""
     unable = agree(work, makers)
+    agree_at_true_shape(work, makers[REFERENCE])
     if "torch.compile" not in makers:
         unable["torch.compile"] = "not asked for (--compile)"
     arrays = make_arrays(work)
     engine = Engine(work, arrays)
-    start, taken, ours = engine.params(), [], []
-    for _ in range(2):
-        taken.append(engine.next_episodes())
-        ours.append(engine.run(taken[-1]))
-    rows = [Timed("medmeta_jax", engine, work.meta_batch, engine.compile_s)]
+    every = list(range(work.meta_batch))
+    start, few = engine.params(), every[:TORCH_EPISODES]
+    engine.run(every)
+    rows, expected = [Timed("medmeta_jax", engine, every, engine.compile_s)], None
     for name, make in makers.items():
         if name in unable:
             continue
         tried = []
         for label, channels_last in ((name, False), (f"{name}, channels last", True)):
             try:
-                tried.append(trial(label, make, work, arrays, start, channels_last, taken, ours))
+                row = make(work, arrays, start, channels_last)
+                tried.append(trial(label, row, few, expected))
             except CANNOT as error:
                 unable[label] = reason(error)
+                continue
+            expected = tried[-1].loss if expected is None else expected
         if tried:
-            rows.append(min(tried, key=lambda pair: pair[0])[1])
+            rows.append(min(tried, key=lambda one: one.seconds).timed)
     if work.naive:
         rows.append(naive_row(work))
-    for row in rows if jax.default_backend() == "cpu" else []:
-        row.peak_mb = memory_use.peak_mb(lambda row=row: row.row.run(taken[0]))
+    for timed in rows if jax.default_backend() == "cpu" else []:
+        timed.peak_mb = memory_use.peak_mb(timed.once)
+        timed.rates.clear()
     for turn in range(repeats):
-        for row in rows:
-            seconds = row.once(taken[turn % 2])
-            say(f"  turn {turn + 1}  {row.name}: {row.count / seconds:.2f} episodes/s")
+        for timed in rows:
+            say(f"  turn {turn + 1}  {timed.name}: {timed.once():.2f} episodes/s")
     return summary(work, rows, unable, roof)
 
 
@@ -199,9 +224,8 @@ def naive_row(work: Workload) -> Timed:
         form="lax", order="second", loop="unroll",
     )  # fmt: skip
     engine.run([])
-    return Timed(
-        "naive vmap of lax.conv, 2 episodes, one device", engine, NAIVE_EPISODES, engine.compile_s
-    )
+    name = "naive vmap of lax.conv, 2 episodes, one device"
+    return Timed(name, engine, list(range(NAIVE_EPISODES)), engine.compile_s)
 
 
 def summary(

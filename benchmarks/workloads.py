@@ -181,7 +181,7 @@ class Engine:
         """One meta-step; its mean query loss. The engine draws its own episodes."""
         del episodes
         self.state, metrics = self.step(self.state, self.pool, self.one)
-        return float(metrics.loss[0])
+        return float(np.asarray(metrics.loss)[0])
 
 
 def forward_mflop(work: Workload) -> float:

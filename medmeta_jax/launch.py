@@ -39,21 +39,25 @@ def share_of_cores(count: int, index: int) -> set[int] | None:
     return set(cores[index * each : (index + 1) * each]) or None
 
 
-def start(count: int, index: int, address: str, arguments: list[str]) -> subprocess.Popen[bytes]:
+def start(
+    count: int, index: int, address: str, command: list[str], **options: Any
+) -> subprocess.Popen[bytes]:
     """One process, on its own cores; its signals come from here alone, not the terminal."""
     cores = share_of_cores(count, index)
     return subprocess.Popen(
-        [sys.executable, "-m", "medmeta_jax", *arguments],
+        command,
         env={**os.environ, COORDINATOR: address, COUNT: str(count), INDEX: str(index)},
         start_new_session=True,
         preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else None,
+        **options,
     )
 
 
 def launch(count: int, arguments: list[str]) -> int:
     """Run `medmeta ARGUMENTS` in `count` processes that form one job; the exit code."""
     address = f"127.0.0.1:{free_port()}"
-    running = [start(count, index, address, arguments) for index in range(count)]
+    command = [sys.executable, "-m", "medmeta_jax", *arguments]
+    running = [start(count, index, address, command) for index in range(count)]
 
     def forward(number: int, frame: Any) -> None:
         for child in running:

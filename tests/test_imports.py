@@ -31,7 +31,7 @@ ALLOWED = {
     "parallel": {"types"},
     "train": {"types", "parallel"},
     "launch": set(),
-    "processes": {"types", "launch"},
+    "processes": {"launch"},
     "evaluation": {"types", "metrics", "parallel", "processes"},
     "config": {"registry"},
     "checkpoint": {"types"},

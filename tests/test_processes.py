@@ -43,19 +43,11 @@ np.savez(sys.argv[1] + str(jax.process_index()), *leaves)
 def test_two_processes_get_the_parameters_of_one(x64: None, tmp_path: Path) -> None:
     """2 processes x 2 devices on loopback, 4 devices of one process: the same in float64."""
     address = f"127.0.0.1:{launch.free_port()}"
+    command = [sys.executable, "-c", WORKER, str(tmp_path / "of")]
     children = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(tmp_path / "of")],
-            cwd=ROOT,
-            env={
-                **os.environ, "PYTHONPATH": str(ROOT), launch.COORDINATOR: address,
-                launch.COUNT: "2", launch.INDEX: str(index),
-            },
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        launch.start(2, index, address, command, cwd=ROOT, stderr=subprocess.PIPE)
         for index in range(2)
-    ]  # fmt: skip
+    ]
     errors = [child.communicate(timeout=300)[1] for child in children]
     assert [child.returncode for child in children] == [0, 0], errors
     step, state, pool = one_step(make_learner(tiny_backbone("support")), 4, jnp.float64)
