@@ -238,17 +238,19 @@ def run_verb(arguments: list[str]) -> tuple[dict[str, Any], bool]:
     if verb not in kinds:
         raise ConfigError(f"no verb {verb!r}{configs.suggest(verb, ['train', 'launch', *kinds])}")
     given = parse(kinds[verb], verb, rest)
-    from medmeta_jax import verbs
-
     if verb == "eval":
+        from medmeta_jax import verbs
+
         return verbs.evaluate(
             given.run, shots=given.shots, episodes=given.episodes, baselines_=given.baselines
         ), given.json
+    from medmeta_jax import inspection
+
     if verb == "data list":
-        return verbs.data_list(), given.json
+        return inspection.data_list(), given.json
     if verb == "data inspect":
-        return verbs.data_inspect(given.source, given.image_size), given.json
-    return verbs.doctor(), given.json
+        return inspection.data_inspect(given.source, given.image_size), given.json
+    return inspection.doctor(), given.json
 
 
 def exit_code(error: Exception) -> int | None:

@@ -71,7 +71,11 @@ class TrainConfig:
     """Devices to spread a meta-batch over. Default: as many as there are (on a CPU, cores)
     and divide it. Each holds the data set."""
     chunk: int | None = None
-    """Episodes that a device runs side by side. Default: 1 on a CPU, else its whole share."""
+    """Episodes that a device runs side by side. Default: 1 on a CPU, elsewhere as many of its
+    share as its memory holds."""
+    precision: Literal["float32", "tf32", "bf16"] = "float32"
+    """What the operands of matrix products are rounded to on a GPU or TPU; sums, parameters,
+    statistics and losses stay float32. A CPU computes in float32 alone."""
     optimiser: Literal["adam", "adamw", "sgd"] = "adam"
     """The outer optimiser; sgd has momentum 0.9."""
     outer_lr: float = 3e-3

@@ -150,6 +150,10 @@ def with_devices(config: TrainConfig) -> tuple[TrainConfig, Mesh]:
         )
     config = configs.check(dataclasses.replace(config, devices=count))
     mesh = parallel.task_mesh([d for own in by_process for d in own[: count // several]])
+    if config.precision != "float32" and jax.default_backend() == "cpu":
+        raise ConfigError(
+            f"precision: {config.precision} is for GPUs and TPUs; a CPU has float32 alone"
+        )
     parallel.connect(mesh)
     return config, mesh
 
@@ -205,30 +209,41 @@ def initial_progress(experiment: Experiment, learner: MetaLearner) -> train.Prog
     return jax.jit(train.start, out_shardings=parallel.everywhere(experiment.mesh))(state)
 
 
-def side_by_side(experiment: Experiment) -> int:
-    """Episodes that each device runs at a time (vmapped); its others follow one another."""
-    config = experiment.config
-    return config.chunk or train.default_chunk(config.meta_batch // experiment.mesh.size)
+class Compiled(NamedTuple):
+    """A compiled training step, how many episodes a device runs side by side in it (its others
+    follow one another), and the seconds that compiling took."""
+
+    step: train.Step
+    chunk: int
+    seconds: float
 
 
-def compile_step(experiment: Experiment, learner: MetaLearner) -> tuple[train.Step, float]:
-    """The compiled training step of a learner, and the seconds that compiling took."""
-    config = experiment.config
-    step = train.make_step(
-        learner,
-        experiment.sampler,
-        experiment.optimiser,
-        accuracy,
-        meta_batch=config.meta_batch,
-        chunk=side_by_side(experiment),
-        dispatch=config.dispatch,
-        mesh=experiment.mesh,
-    )
+def compile_step(experiment: Experiment, learner: MetaLearner) -> Compiled:
+    """The compiled training step of a learner, with the most episodes side by side that a
+    device has memory for, where the configuration leaves it open."""
+    config, began = experiment.config, time.perf_counter()
     state = jax.eval_shape(lambda: initial_progress(experiment, learner).state)
-    began = time.perf_counter()
     count = jax.ShapeDtypeStruct((), jnp.int32)
-    compiled = step.lower(state, experiment.split.pools["train"], count).compile()
-    return compiled, time.perf_counter() - began
+
+    def compile_at(chunk: int) -> Any:
+        step = train.make_step(
+            learner,
+            experiment.sampler,
+            experiment.optimiser,
+            accuracy,
+            meta_batch=config.meta_batch,
+            chunk=chunk,
+            dispatch=config.dispatch,
+            mesh=experiment.mesh,
+        )
+        return step.lower(state, experiment.split.pools["train"], count).compile()
+
+    share = config.meta_batch // experiment.mesh.size
+    most = config.chunk or train.default_chunk(share)
+    chunks = [n for n in range(most, 0, -1) if share % n == 0] if config.chunk is None else [most]
+    limit = parallel.memory_limit(experiment.mesh.local_devices[0])
+    chunk, step = train.first_that_fits(compile_at, chunks, limit)
+    return Compiled(step, chunk, time.perf_counter() - began)
 
 
 def validation(
@@ -344,7 +359,7 @@ def pretrain(
     """
     config = experiment.config
     training = with_augmentation(config, learner)
-    step, _ = compile_step(experiment, training)
+    step = compile_step(experiment, training).step
     progress = initial_progress(experiment, training)
     for report in train.fit(
         step,

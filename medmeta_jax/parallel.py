@@ -72,6 +72,22 @@ def devices_by_process() -> list[list[jax.Device]]:
     return [found[index] for index in sorted(found)]
 
 
+def memory_limit(device: jax.Device) -> int | None:
+    """Bytes that programs may take on a device; None where it does not say, as on a CPU."""
+    stats = device.memory_stats() or {}
+    limit = stats.get("bytes_limit")
+    return None if limit is None else int(0.9 * limit)  # the rest for evaluation's programs
+
+
+def needed_bytes(compiled: Any) -> int:
+    """Bytes that a compiled program takes on each device, by the compiler's own account."""
+    memory = compiled.memory_analysis()
+    if memory is None:
+        return 0
+    total = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return int(total - memory.alias_size_in_bytes)
+
+
 def connect(mesh: Mesh) -> None:
     """Open the connections between processes, while all of them are here.
 

@@ -65,10 +65,15 @@ def write_json(path: Path, value: Any) -> None:
     write_whole(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def create(name: str, config: dict[str, Any]) -> Run:
-    """A new run directory under `MEDMETA_RUNS` (default ./runs), never an existing one."""
+def write_config(run: Run, config: dict[str, Any]) -> None:
+    """Write config.yaml whole."""
     import yaml
 
+    write_whole(run.config, yaml.safe_dump(config, sort_keys=False))
+
+
+def create(name: str, config: dict[str, Any]) -> Run:
+    """A new run directory under `MEDMETA_RUNS` (default ./runs), never an existing one."""
     root = Path(os.environ.get("MEDMETA_RUNS") or "runs")
     stamp = time.strftime("%Y%m%d-%H%M%S")
     for attempt in range(100):
@@ -86,7 +91,7 @@ def create(name: str, config: dict[str, Any]) -> Run:
             ) from None
         run = Run(folder)
         try:
-            write_whole(run.config, yaml.safe_dump(config, sort_keys=False))
+            write_config(run, config)
             write_json(folder / "env.json", environment())
         except OSError as error:
             for path in folder.iterdir():

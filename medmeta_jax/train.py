@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -98,6 +98,20 @@ def default_chunk(meta_batch: int) -> int:
     """Episodes to run side by side: one on a CPU, whose caches hold one episode's
     activations; all of them on other devices."""
     return 1 if jax.default_backend() == "cpu" else meta_batch
+
+
+def first_that_fits(
+    compile_at: Callable[[int], Any], chunks: Sequence[int], limit: int | None
+) -> tuple[int, Any]:
+    """The first chunk whose compiled step needs at most `limit` bytes, and that step.
+
+    The last one is taken whatever it needs; without a limit, the first.
+    """
+    for chunk in chunks[:-1]:
+        compiled = compile_at(chunk)
+        if limit is None or parallel.needed_bytes(compiled) <= limit:
+            return chunk, compiled
+    return chunks[-1], compile_at(chunks[-1])
 
 
 def make_step(

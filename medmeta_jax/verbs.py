@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,15 +23,16 @@ from medmeta_jax import (
 )
 from medmeta_jax.checkpoint import SaveError
 from medmeta_jax.config import ConfigError, TrainConfig
-from medmeta_jax.data import sources
 from medmeta_jax.data.anatomy import cache_folder
-from medmeta_jax.data.samples import DataError, Samples
+from medmeta_jax.data.samples import DataError
 from medmeta_jax.data.splits import SIDES
 from medmeta_jax.experiment import Experiment
 from medmeta_jax.runs import Run
 from medmeta_jax.train import NonFiniteError
 
 Stop = Callable[[], bool]
+# JAX's names; its own default on a GPU is tf32.
+PRECISION = {"float32": "highest", "tf32": "tensorfloat32", "bf16": "bfloat16"}
 
 
 class Stopped(Exception):
@@ -78,10 +79,14 @@ def train(
     else:
         check_same_data(experiment, run)
     console.say(f"run        {run.folder}")
-    step, seconds["compile"] = experiments.compile_step(experiment, experiment.training)
-    console.say(f"compiled   in {seconds['compile']:.1f} s")
+    compiled = experiments.compile_step(experiment, experiment.training)
+    seconds["compile"] = compiled.seconds
+    console.say(f"compiled   in {compiled.seconds:.1f} s, {side_by_side(compiled.chunk)}")
+    if processes.is_first():  # with what was left open, so that a resumed run computes the same
+        chosen = dataclasses.replace(experiment.config, chunk=compiled.chunk)
+        runs.write_config(run, plain_config(chosen))
     began = time.perf_counter()
-    train_loop(experiment, step, run, resume is not None, told_to_stop)
+    train_loop(experiment, compiled.step, run, resume is not None, told_to_stop)
     seconds["train"] = time.perf_counter() - began
     progress = experiments.restore_progress(experiment, run)
     console.say(
@@ -108,6 +113,7 @@ def build(config: TrainConfig) -> Experiment:
     here = parallel.cores()
     if config.devices is not None:
         here = max(1, config.devices // processes.launched())
+    jax.config.update("jax_default_matmul_precision", PRECISION[config.precision])
     # Where JAX runs already (a notebook, a test), there are the devices that it began with.
     with contextlib.suppress(RuntimeError):
         parallel.use_cpu_devices(here)
@@ -156,9 +162,13 @@ def describe(experiment: Experiment) -> None:
     mesh = experiment.mesh
     console.say(
         f"devices    {mesh.size} x {mesh.devices.flat[0].device_kind}, "
-        f"{config.meta_batch // mesh.size} episodes of a meta-step on each, "
-        f"{experiments.side_by_side(experiment)} at a time"
+        f"{config.meta_batch // mesh.size} episodes of a meta-step on each"
     )
+
+
+def side_by_side(chunk: int) -> str:
+    """How a device runs its episodes, in words."""
+    return "one episode after another" if chunk == 1 else f"{chunk} episodes side by side"
 
 
 def train_loop(experiment: Experiment, step: Any, run: Run, resume: bool, stop: Stop) -> None:
@@ -273,104 +283,24 @@ def dry_run(config: TrainConfig) -> dict[str, Any]:
     enable_compilation_cache()
     experiment = build(config)
     describe(experiment)
-    compiled, seconds = experiments.compile_step(experiment, experiment.training)
+    compiled = experiments.compile_step(experiment, experiment.training)
     progress = experiments.initial_progress(experiment, experiment.training)
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
+    cost = compiled.step.cost_analysis() or {}
     sizes = [leaf.size for leaf in jax.tree.leaves(progress.state.params)]
     found = {
         "parameters": int(sum(sizes)),
-        "compile_seconds": round(seconds, 2),
-        "temporary_mb": round(memory.temp_size_in_bytes / 2**20, 1) if memory else None,
+        "compile_seconds": round(compiled.seconds, 2),
+        # On each device: data set, state and temporaries, by the compiler's account.
+        "predicted_mb": round(parallel.needed_bytes(compiled.step) / 2**20, 1),
         # XLA counts the body of a loop once, whatever its length.
         "flops_counting_loops_once": cost.get("flops"),
         "devices": [str(device) for device in experiment.mesh.devices.flat],
-        "episodes_side_by_side": experiments.side_by_side(experiment),
+        "episodes_side_by_side": compiled.chunk,
         "config": configs.to_plain(experiment.config),
     }
     for name in (
-        "parameters", "devices", "episodes_side_by_side", "compile_seconds", "temporary_mb",
+        "parameters", "devices", "episodes_side_by_side", "compile_seconds", "predicted_mb",
         "flops_counting_loops_once",
     ):  # fmt: skip
         console.say(f"{name:26s} {found[name]}")
     return found
-
-
-def data_list() -> dict[str, Any]:
-    """The data sources there are, by name, with the first line of their documentation."""
-    about = {name: (made.__doc__ or "").split("\n")[0] for name, made in sources.sources().items()}
-    for name, line in about.items():
-        console.say(f"{name:10s} {line}")
-    return {"sources": about}
-
-
-def data_inspect(source: str, image_size: int) -> dict[str, Any]:
-    """Count what a data set holds: samples, classes, groups, domains, intensities."""
-    samples: Samples = sources.load(source, image_size=image_size)
-    counts = {
-        name: int((samples.labels == label).sum()) for label, name in enumerate(samples.class_names)
-    }
-    unique = len({image.tobytes() for image in samples.images})
-    found = {
-        "samples": len(samples.images),
-        "classes": counts,
-        "groups": None if samples.groups is None else len(set(samples.groups.tolist())),
-        "domains": None if samples.domains is None else sorted(set(samples.domains.tolist())),
-        "channels": int(samples.images.shape[-1]),
-        "intensity": {"mean": float(samples.images.mean()), "std": float(samples.images.std())},
-        "exact_duplicates": len(samples.images) - unique,
-        "about": samples.about,
-    }
-    console.say(f"{samples.about}: {found['samples']} images, {found['channels']} channels")
-    console.say(f"groups {found['groups']}, exact duplicates {found['exact_duplicates']}")
-    for name, count in counts.items():
-        console.say(f"  {count:6d}  {name}")
-    return found
-
-
-def doctor() -> dict[str, Any]:
-    """Check what a run needs: devices, built-in data, a cache and a runs folder to write to."""
-    import os
-    import shutil
-
-    from medmeta_jax.data import anatomy
-
-    checks: dict[str, str] = {}
-    templates = {"t1 2009a": anatomy.TRAIN_TEMPLATE, "t1 2009c": anatomy.TEST_TEMPLATE}
-    for name, template in templates.items():
-        checks[name] = attempt(lambda where: str(anatomy.package_file(*where)), template)
-    folders = {"cache": cache_folder(), "runs": Path(os.environ.get("MEDMETA_RUNS") or "runs")}
-    for name, folder in folders.items():
-        checks[name] = attempt(writable, folder)
-    checks["disk"] = f"ok: {shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB free here"
-    found: dict[str, Any] = {
-        "checks": checks,
-        "python": sys.version.split()[0],
-        "versions": runs.versions(),
-        "devices": [f"{d} ({d.device_kind})" for d in jax.devices()],
-        "ok": all(line.startswith("ok") for line in checks.values()),
-    }
-    for name, line in checks.items():
-        console.say(f"{name:10s} {line}")
-    console.say(f"{'devices':10s} {', '.join(found['devices'])}")
-    for name, version in found["versions"].items():
-        console.say(f"  {name} {version}")
-    return found
-
-
-def attempt(check: Callable[[Any], str], subject: Any) -> str:
-    """One check as "ok: ..." or "problem: ..."."""
-    try:
-        return f"ok: {check(subject)}"
-    except Exception as error:  # a doctor reports whatever it meets
-        return f"problem: {error}"
-
-
-def writable(folder: Path) -> str:
-    """The folder, if it or the nearest one above it that exists can be written to (OSError)."""
-    import tempfile
-
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    with tempfile.TemporaryFile(dir=place):
-        return str(folder)

@@ -90,7 +90,7 @@ def test_pre_training_learns_the_pools_own_classes(experiment: Experiment) -> No
         experiment.backbone, outputs=experiment.outputs, pool_classes=9
     )
     constant = experiment._replace(optimiser=optax.adam(1e-2))
-    step, seconds = experiments.compile_step(constant, learner)
+    step, _, seconds = experiments.compile_step(constant, learner)
     assert seconds > 0
     progress = experiments.initial_progress(constant, learner)
     reports = list(

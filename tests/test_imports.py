@@ -46,7 +46,8 @@ ALLOWED = {
         "config", "console", "experiment", "baselines", "runs", "data", "train", "checkpoint",
         "parallel", "processes",
     },
-    "cli": {"config", "console", "verbs", "data", "runs", "launch", "processes"},
+    "inspection": {"console", "runs", "data"},
+    "cli": {"config", "console", "verbs", "inspection", "data", "runs", "launch", "processes"},
     "__init__": set(),
     "__main__": {"cli"},
 }  # fmt: skip

@@ -6,6 +6,7 @@ import functools
 import resource
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import chex
 import jax
@@ -85,6 +86,37 @@ def test_the_gradient_is_the_mean_over_episodes(learner: MetaLearner, chunk: int
     )(params, POOL, keys, one)
     chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(loss, value, rtol=1e-5)
+
+
+class Sized:
+    """A compiled program that says it needs so many bytes, half of them aliased."""
+
+    def __init__(self, needed: int) -> None:
+        self.sizes = SimpleNamespace(
+            temp_size_in_bytes=needed, argument_size_in_bytes=10,
+            output_size_in_bytes=10, alias_size_in_bytes=20,
+        )  # fmt: skip
+
+    def memory_analysis(self) -> SimpleNamespace:
+        return self.sizes
+
+
+@pytest.mark.parametrize(
+    ("limit", "chosen", "tried"),
+    [(None, 8, [8]), (800, 8, [8]), (799, 4, [8, 4]), (50, 1, [8, 4, 2, 1])],
+)
+def test_the_chunk_is_the_largest_that_fits(
+    limit: int | None, chosen: int, tried: list[int]
+) -> None:
+    compiled = []
+
+    def compile_at(chunk: int) -> Sized:
+        compiled.append(chunk)
+        return Sized(100 * chunk)
+
+    chunk, program = train.first_that_fits(compile_at, [8, 4, 2, 1], limit)
+    assert (chunk, compiled) == (chosen, tried)
+    assert program.sizes.temp_size_in_bytes == 100 * chosen
 
 
 def test_training_learns(learner: MetaLearner, step: train.Step, progress: train.Progress) -> None:

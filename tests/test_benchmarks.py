@@ -1,0 +1,81 @@
+"""The benchmarks' own arithmetic: what is timed, and how it is put into tables."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import memory, memory_use, report, scaling
+from benchmarks.workloads import WORKLOADS, Arrays, Engine, gflop, make_arrays, make_learner
+from medmeta_jax import parallel
+from medmeta_jax.types import Episode, Examples
+
+TINY = dataclasses.replace(WORKLOADS["A"], widths=(4, 4), size=8, meta_batch=2, steps=1, queries=2)
+FACTS: dict[str, Any] = {
+    "machine": {"processor": "P", "threads": 2, "backend": "cpu"}, "versions": {"jax": "0"},
+}  # fmt: skip
+
+
+def episode_of(arrays: Arrays, index: int) -> Episode:
+    x_s, y_s, x_q, y_q = (jnp.asarray(part[index]) for part in arrays)
+    there = [jnp.ones(len(y), bool) for y in (y_s, y_q)]
+    return Episode(Examples(x_s, y_s, there[0]), Examples(x_q, y_q, there[1]), jnp.arange(5))
+
+
+def test_a_step_takes_the_episodes_that_it_says() -> None:
+    """What a baseline is given to compute is what the engine computes."""
+    arrays, key = make_arrays(TINY), jax.random.key(0)
+    engine = Engine(TINY, arrays, mesh=parallel.task_mesh(jax.devices()[:1]))
+    learner, step = make_learner(TINY), jnp.zeros((), jnp.int32)
+    params = jax.tree.map(jnp.copy, engine.state.params)  # the state is donated
+    loss = jax.jit(lambda episode: learner.loss(params, episode, key, step)[1].loss)
+    losses = [float(loss(episode_of(arrays, i))) for i in range(TINY.meta_batch)]
+    assert abs(losses[0] - losses[1]) > 1e-3
+    taken = engine.next_episodes()
+    np.testing.assert_allclose(engine.run(), np.mean([losses[i] for i in taken]), rtol=1e-4)
+
+
+def test_the_arithmetic_of_a_workload() -> None:
+    """Conv4-64 on 28 x 28, by hand: convolutions on 28, 14, 7 and 3 pixels, 64 channels."""
+    forward = 2 * 9 * 64 * (28**2 * 1 + (14**2 + 7**2 + 3**2) * 64)
+    # Five steps of a gradient and its derivative (9 passes) on 5 images, 3 passes on 75 queries.
+    assert gflop(WORKLOADS["A"]) == pytest.approx((5 * 9 * 5 + 3 * 75) * forward / 1e9)
+
+
+def test_memory_that_is_taken_is_seen() -> None:
+    if not memory_use.RESET.exists():
+        pytest.skip("only Linux lets a process reset its peak")
+    found = memory_use.peak_mb(lambda: np.ones(64 * 2**20, np.uint8).sum())
+    assert 60 < found < 100
+
+
+def test_tables_hold_every_measurement() -> None:
+    row = {"name": "medmeta_jax", "episodes_per_s": 2.5, "range": [2.0, 3.0], "peak_mb": None,
+           "compile_s": 1.0}  # fmt: skip
+    work = {
+        "about": "Z", "meta_batch": 4, "gflop_per_episode": 1.0, "rows": [row],
+        "left_out": {"other": "why"}, "ratio_to_fastest_torch": None, "ratio_to_naive": 3.0,
+        "share_of_roof": 0.5,
+    }  # fmt: skip
+    text = report.throughput_table({**FACTS, "roof_gflops": 9.0, "workloads": {"Z": work}})
+    assert "| medmeta_jax | 2.50 (2.00 to 3.00) | - | 1.0 |" in text
+    assert "To the fastest PyTorch: -; to the naive form: 3.0" in text
+    assert "Left out: other (why)." in text
+    cells = [
+        {"order": order, "steps": k, "peak_mb": m * k}
+        for order, m in (("mixed", 1.0), ("torch loop", 9.0))
+        for k in (1, 20)
+    ]
+    lines = memory.table({**FACTS, "rows": cells}).splitlines()
+    assert lines[-2:] == ["| mixed | 1 | 20 |", "| torch loop | 9 | 180 |"]
+    rows = [
+        {"devices": n, "processes": 1, "episodes_per_s": 2.0 * n, "range": [n, 3 * n],
+         "compile_s": 1.0}
+        for n in (1, 2)
+    ]  # fmt: skip
+    assert "| 2 | 1 | 4.00 (2.00 to 6.00) | 2.00 | 1.0 |" in scaling.table({**FACTS, "rows": rows})
