@@ -134,14 +134,14 @@ def main() -> None:
     else:
         there = machine.accelerators() or parallel.cores()
         counts = [n for n in (1, 2, 4, 8) if n <= there]
-    found: dict[str, Any] = {
-        "machine": machine.facts(), "versions": machine.versions(), "rows": [],
-    }  # fmt: skip
+    rows = []
     for count in (int(n) for n in given.processes.split(",")):
         for devices in (n for n in counts if n % count == 0):
             row = job(devices, count, given.repeats)
             say(f"{devices} devices, {count} processes: {row['episodes_per_s']:.2f} episodes/s")
-            found["rows"].append(row)
+            rows.append(row)
+    # Asked last: JAX, once started, does not like to be forked.
+    found = {"machine": machine.facts(), "versions": machine.versions(), "rows": rows}
     lines = table(found)
     report.save(given.out, "scaling", found, lines, plot)
     print(json.dumps(found) if given.json else lines)
