@@ -4,10 +4,11 @@ This engine and PyTorch compute the same meta-steps on the same arrays, weights 
 episodes, which is shown before they are timed: every way at 8 channels and 12 pixels over
 ten meta-steps, losses within 1e-3 in float32 and 1e-8 in float64; and at the workload's own
 shape over two meta-steps of one episode within 1e-8 in float64. (In float32 five inner steps
-amplify rounding there: PyTorch's own layouts differ by per cents.) Both may use every core:
-this engine gives each core its own episodes, PyTorch's operations share them. Each PyTorch way
-stands in the quicker of its image layouts and runs at most eight episodes a meta-step, at which
-it is no slower. A way that is not installed or cannot differentiate twice is listed with the
+amplify rounding there: PyTorch's own layouts differ by per cents.) Both use every core:
+this engine gives each its own episodes; PyTorch's operations share them, or, in a row of its
+own, a process on each core runs the loop. Each PyTorch way stands in the quicker of its image
+layouts and takes an episode a thread in a meta-step: loops do not care, and `torch.func.vmap`
+is quickest so. A way that is not installed or cannot differentiate twice is listed with the
 reason; `torch.compile` takes minutes a shape to compile, and is timed on request. Needs the
 extra `bench`.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import statistics
 import time
@@ -34,7 +36,7 @@ from medmeta_jax import parallel
 NAIVE_EPISODES = 2
 PROOF_STEPS = 10
 TOLERANCE = {"float32": 1e-3, "float64": 1e-8}
-TORCH_EPISODES = 8
+TURN_EPISODES = 4  # the fewest that a turn is timed over
 CANNOT = (ImportError, NotImplementedError, RuntimeError)  # what torch raises where it cannot
 
 
@@ -63,11 +65,17 @@ def torch_rows(with_compile: bool = False) -> dict[str, Maker]:
             baselines.Task(work, arrays, params, channels_last, device)
         )
 
-    return {
+    rows = {
         name: maker(kind)
         for name, kind in baselines.BASELINES.items()
         if with_compile or name != "torch.compile"
     }
+    if device == "cpu" and machine.THREADS > 1:
+        from benchmarks.torch_processes import Processes
+
+        name = f"torch loop, {machine.THREADS} processes of one thread"
+        rows[name] = functools.partial(Processes, count=machine.THREADS)
+    return rows
 
 
 def differ(ours: list[float], theirs: list[float]) -> float:
@@ -136,10 +144,12 @@ class Timed:
         self.rates: list[float] = []
 
     def once(self) -> float:
-        """Time one meta-step; its rate, which is kept."""
+        """Time a turn of meta-steps; its rate, which is kept."""
+        rounds = -(-TURN_EPISODES // len(self.episodes))
         began = time.perf_counter()
-        self.row.run(self.episodes)
-        self.rates.append(len(self.episodes) / (time.perf_counter() - began))
+        for _ in range(rounds):
+            self.row.run(self.episodes)
+        self.rates.append(rounds * len(self.episodes) / (time.perf_counter() - began))
         return self.rates[-1]
 
     def result(self) -> dict[str, Any]:
@@ -153,14 +163,14 @@ class Timed:
 
 
 def trial(label: str, row: Row, episodes: list[int]) -> tuple[float, Timed]:
-    """A PyTorch way in one layout: the seconds of its second meta-step of one episode."""
+    """A PyTorch way in one layout: the seconds of its second meta-step."""
     began = time.perf_counter()
-    row.run(episodes[:1])
+    row.run(episodes)
     first = time.perf_counter() - began
     began = time.perf_counter()
-    row.run(episodes[:1])
+    row.run(episodes)
     second = time.perf_counter() - began
-    say(f"  {label}: {1 / second:.2f} episodes/s in a first trial")
+    say(f"  {label}: {len(episodes) / second:.2f} episodes/s in a first trial")
     return second, Timed(label, row, episodes, max(0.0, first - second))
 
 
@@ -173,7 +183,7 @@ def measure(work: Workload, makers: dict[str, Maker], repeats: int, roof: float)
     arrays = make_arrays(work)
     engine = Engine(work, arrays)
     every = list(range(work.meta_batch))
-    start, few = engine.params(), every[:TORCH_EPISODES]
+    start, few = engine.params(), every[: machine.THREADS]
     engine.run(every)
     rows = [Timed("medmeta_jax", engine, every, engine.compile_s)]
     for name, make in makers.items():

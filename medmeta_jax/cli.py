@@ -281,8 +281,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def end_alone(code: object) -> None:
-    """End at once a process that failed among several, which else waits for them to end too."""
-    if code and "medmeta_jax.processes" in sys.modules:
+    """End at once a process that failed among several, which else waits for them to end too.
+
+    Where a signal has stopped it, they all end together.
+    """
+    if code in (0, None, EXIT_PREEMPTED, EXIT_INTERRUPTED):
+        return
+    if "medmeta_jax.processes" in sys.modules:
         from medmeta_jax import processes
 
         if processes.joined():

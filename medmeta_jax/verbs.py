@@ -82,9 +82,8 @@ def train(
     compiled = experiments.compile_step(experiment, experiment.training)
     seconds["compile"] = compiled.seconds
     console.say(f"compiled   in {compiled.seconds:.1f} s, {side_by_side(compiled.chunk)}")
-    if processes.is_first():  # with what was left open, so that a resumed run computes the same
-        chosen = dataclasses.replace(experiment.config, chunk=compiled.chunk)
-        runs.write_config(run, plain_config(chosen))
+    if resume is None and processes.is_first():
+        keep_choices(run, dataclasses.replace(experiment.config, chunk=compiled.chunk))
     began = time.perf_counter()
     train_loop(experiment, compiled.step, run, resume is not None, told_to_stop)
     seconds["train"] = time.perf_counter() - began
@@ -105,6 +104,14 @@ def new_run(experiment: Experiment) -> Run:
         runs.write_json(made.split, identity)
         folder = str(made.folder)
     return Run(Path(processes.text_from_first(folder)))
+
+
+def keep_choices(run: Run, config: TrainConfig) -> None:
+    """Write down what the configuration left open, so that a resumed run computes the same."""
+    try:
+        runs.write_config(run, plain_config(config))
+    except OSError as error:
+        raise RunFailed(f"{run.config}: cannot be written ({error.strerror})") from None
 
 
 def build(config: TrainConfig) -> Experiment:
