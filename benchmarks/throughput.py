@@ -199,7 +199,8 @@ def measure(work: Workload, makers: dict[str, Maker], repeats: int, roof: float)
             rows.append(min(tried, key=lambda one: one[0])[1])
     if work.naive:
         rows.append(naive_row(work))
-    for timed in rows if jax.default_backend() == "cpu" else []:
+    here = [timed for timed in rows if not hasattr(timed.row, "pipes")]  # not in children
+    for timed in here if jax.default_backend() == "cpu" else []:
         timed.peak_mb = memory_use.peak_mb(timed.once)
         timed.rates.clear()
     for turn in range(repeats):
