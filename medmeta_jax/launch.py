@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -43,14 +44,19 @@ def start(
     count: int, index: int, address: str, command: list[str], **options: Any
 ) -> subprocess.Popen[bytes]:
     """One process, on its own cores; its signals come from here alone, not the terminal."""
-    cores = share_of_cores(count, index)
-    return subprocess.Popen(
+    child = subprocess.Popen(
         command,
         env={**os.environ, COORDINATOR: address, COUNT: str(count), INDEX: str(index)},
         start_new_session=True,
-        preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else None,
         **options,
     )
+    cores = share_of_cores(count, index)
+    if cores:
+        # From outside and at once, before it has threads: a fork that runs code of ours first
+        # could deadlock in a caller that has some.
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(child.pid, cores)
+    return child
 
 
 def launch(count: int, arguments: list[str]) -> int:
