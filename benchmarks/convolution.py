@@ -61,9 +61,7 @@ def main() -> None:
         }
         for name, shape in SHAPES.items()
     ]
-    found: dict[str, Any] = {
-        "machine": machine.facts(), "versions": machine.versions(), "rows": rows,
-    }  # fmt: skip
+    found: dict[str, Any] = {**machine.described(), "rows": rows}
     if given.json:
         print(json.dumps(found))
         return

@@ -11,7 +11,6 @@ import argparse
 import dataclasses
 import json
 import statistics
-import time
 from typing import Any
 
 import jax
@@ -40,13 +39,6 @@ def compiled(width: int, *, devices: int | None = None, **options: Any) -> Engin
     return Engine(work, make_arrays(work), mesh=mesh, **options)
 
 
-def timed(form: Engine) -> float:
-    """Episodes a second of one meta-step."""
-    began = time.perf_counter()
-    form.run()
-    return form.work.meta_batch / (time.perf_counter() - began)
-
-
 def measure(width: int, repeats: int) -> dict[str, Any]:
     """All forms, one meta-step each in turn, `repeats` times after a warm-up."""
     forms = {}
@@ -56,12 +48,11 @@ def measure(width: int, repeats: int) -> dict[str, Any]:
     rates: dict[str, list[float]] = {name: [] for name in forms}
     for turn in range(repeats + 1):
         for name, form in forms.items():
-            rate = timed(form)
+            rate = form.rate()
             if turn:
                 rates[name].append(rate)
     return {
-        "machine": machine.facts(),
-        "versions": machine.versions(),
+        **machine.described(),
         "width": width,
         "rows": [
             {

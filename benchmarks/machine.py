@@ -60,6 +60,11 @@ def versions() -> dict[str, str]:
     return found
 
 
+def described() -> dict[str, Any]:
+    """`facts` and `versions`, as every measurement begins."""
+    return {"machine": facts(), "versions": versions()}
+
+
 def matmul_gflops(size: int = 2048, repeats: int = 8) -> float:
     """The best measured rate of a large square float32 matrix product: the roof."""
     a = jnp.ones((size, size), jnp.float32)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -112,8 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.memory")
     parser.add_argument("--orders", default=";".join(ORDERS), help="separated by ;")
     parser.add_argument("--steps", default=",".join(map(str, STEPS)), help="e.g. 1,20")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    report.add_output(parser)
     parser.add_argument("--cell", nargs=2, metavar=("ORDER", "STEPS"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.cell:
@@ -123,9 +121,7 @@ def main() -> None:
     for order in orders:
         if order not in ORDERS:
             parser.error(f"--orders: no {order!r}; there are {'; '.join(ORDERS)}")
-    found: dict[str, Any] = {
-        "machine": machine.facts(), "versions": machine.versions(), "rows": [],
-    }  # fmt: skip
+    found: dict[str, Any] = {**machine.described(), "rows": []}
     for order in orders:
         for count in steps:
             peak = in_child(order, count)
@@ -133,7 +129,7 @@ def main() -> None:
             found["rows"].append({"order": order, "steps": count, "peak_mb": peak})
     lines = table(found)
     report.save(given.out, "memory", found, lines, plot)
-    print(json.dumps(found) if given.json else lines)
+    report.show(given, found, lines)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -71,6 +72,17 @@ def throughput_plot(found: dict[str, Any], path: Path) -> None:
         ax.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(path, dpi=150)
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """The options that say where results go."""
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+
+def show(given: argparse.Namespace, found: dict[str, Any], table: str) -> None:
+    """Print the measurements as asked for."""
+    print(json.dumps(found) if given.json else table)
 
 
 def save(

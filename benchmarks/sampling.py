@@ -47,8 +47,7 @@ def measure(repeats: int) -> dict[str, Any]:
             seconds["sampling"].append((time.perf_counter() - middle) / config.dispatch)
     milliseconds = {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
     return {
-        "machine": machine.facts(),
-        "versions": machine.versions(),
+        **machine.described(),
         "step_ms": milliseconds["step"],
         "sampling_ms": milliseconds["sampling"],
         "share": milliseconds["sampling"] / milliseconds["step"],

@@ -12,7 +12,6 @@ import json
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +28,13 @@ def cell(devices: int, repeats: int) -> dict[str, Any]:
     if processes.launched() > 1:
         processes.join()
     parallel.use_cpu_devices(devices // processes.launched())
-    by_process = parallel.devices_by_process()
-    each = devices // len(by_process)
-    mesh = parallel.task_mesh([device for own in by_process for device in own[:each]])
-    if mesh.size != devices:
-        raise SystemExit(f"{devices} devices asked for, there are {mesh.size}")
-    parallel.connect(mesh)
     work = WORKLOADS["A"]
-    engine = Engine(work, make_arrays(work), mesh=mesh)
+    engine = Engine(work, make_arrays(work), mesh=parallel.mesh_over_processes(devices))
     engine.run()
-    rates = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        engine.run()
-        rates.append(work.meta_batch / (time.perf_counter() - began))
+    rates = [engine.rate() for _ in range(repeats)]
     return {
         "devices": devices,
-        "processes": len(by_process),
+        "processes": processes.launched(),
         "episodes_per_s": statistics.median(rates),
         "range": [min(rates), max(rates)],
         "compile_s": engine.compile_s,
@@ -120,8 +109,7 @@ def main() -> None:
     parser.add_argument("--devices", help="e.g. 1,2,4; by default powers of 2, to 8 or what is")
     parser.add_argument("--processes", default="1,2", help="e.g. 1")
     parser.add_argument("--repeats", type=int, default=3, help="timed meta-steps of a cell")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    report.add_output(parser)
     parser.add_argument("--cell", nargs=2, type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.cell:
@@ -141,10 +129,10 @@ def main() -> None:
             say(f"{devices} devices, {count} processes: {row['episodes_per_s']:.2f} episodes/s")
             rows.append(row)
     # Asked last: JAX, once started, does not like to be forked.
-    found = {"machine": machine.facts(), "versions": machine.versions(), "rows": rows}
+    found = {**machine.described(), "rows": rows}
     lines = table(found)
     report.save(given.out, "scaling", found, lines, plot)
-    print(json.dumps(found) if given.json else lines)
+    report.show(given, found, lines)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ This engine and PyTorch compute the same meta-steps on the same arrays, weights 
 episodes, which is shown before they are timed: every way at 8 channels and 12 pixels over
 ten meta-steps, losses within 1e-3 in float32 and 1e-8 in float64; and at the workload's own
 shape over two meta-steps of one episode within 1e-8 in float64. (In float32 five inner steps
-amplify rounding there: PyTorch's own layouts differ by per cents.) Both use every core:
+amplify rounding there.) Both use every core:
 this engine gives each its own episodes; PyTorch's operations share them, or, in a row of its
 own, a process on each core runs the loop. Each PyTorch way stands in the quicker of its image
 layouts and takes an episode a thread in a meta-step: loops do not care, and `torch.func.vmap`
@@ -18,11 +18,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Protocol
 
 import jax
@@ -248,8 +246,7 @@ def main() -> None:
     parser.add_argument("--workloads", default=",".join(WORKLOADS), help="e.g. A,B")
     parser.add_argument("--repeats", type=int, default=3, help="timed meta-steps of each row")
     parser.add_argument("--compile", action="store_true", help="time torch.compile as well")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    report.add_output(parser)
     given = parser.parse_args()
     names = given.workloads.split(",")
     for name in names:
@@ -260,17 +257,13 @@ def main() -> None:
     parallel.use_cpu_devices(machine.THREADS)
     makers = torch_rows(given.compile)
     roof = machine.matmul_gflops()
-    found: dict[str, Any] = {
-        "machine": machine.facts(), "versions": machine.versions(), "roof_gflops": roof,
-        "workloads": {},
-    }  # fmt: skip
-    table = ""
+    found: dict[str, Any] = {**machine.described(), "roof_gflops": roof, "workloads": {}}
     for name in names:
         say(f"{name}: {WORKLOADS[name].about}")
         found["workloads"][name] = measure(WORKLOADS[name], makers, given.repeats, roof)
         table = report.throughput_table(found)
         report.save(given.out, "throughput", found, table, report.throughput_plot)
-    print(json.dumps(found) if given.json else table)
+    report.show(given, found, table)
 
 
 if __name__ == "__main__":

@@ -183,6 +183,12 @@ class Engine:
         self.state, metrics = self.step(self.state, self.pool, self.one)
         return float(np.asarray(metrics.loss)[0])
 
+    def rate(self) -> float:
+        """Episodes a second of one meta-step."""
+        began = time.perf_counter()
+        self.run()
+        return self.work.meta_batch / (time.perf_counter() - began)
+
 
 def forward_mflop(work: Workload) -> float:
     """Multiplications and additions of the convolutions, for one image."""

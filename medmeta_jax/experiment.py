@@ -148,14 +148,12 @@ def with_devices(config: TrainConfig) -> tuple[TrainConfig, Mesh]:
             f"devices: {count} asked for, there are {several * most}; a run goes on bit-equal on "
             "as many as it began with"
         )
-    config = configs.check(dataclasses.replace(config, devices=count))
-    mesh = parallel.task_mesh([d for own in by_process for d in own[: count // several]])
     if config.precision != "float32" and jax.default_backend() == "cpu":
         raise ConfigError(
             f"precision: {config.precision} is for GPUs and TPUs; a CPU has float32 alone"
         )
-    parallel.connect(mesh)
-    return config, mesh
+    config = configs.check(dataclasses.replace(config, devices=count))
+    return config, parallel.mesh_over_processes(count)
 
 
 def build(config: TrainConfig) -> Experiment:

@@ -99,6 +99,19 @@ def connect(mesh: Mesh) -> None:
         jax.jit(total)(np.zeros(mesh.size, np.float32)).block_until_ready()
 
 
+def mesh_over_processes(count: int) -> Mesh:
+    """A connected mesh of `count` devices, as many of each process (ValueError where that
+    cannot be)."""
+    by_process = devices_by_process()
+    each, over = divmod(count, len(by_process))
+    if over or each > min(map(len, by_process)):
+        there = [len(own) for own in by_process]
+        raise ValueError(f"count must be spread evenly over processes of {there}, got {count}")
+    mesh = task_mesh([device for own in by_process for device in own[:each]])
+    connect(mesh)
+    return mesh
+
+
 def everywhere(mesh: Mesh) -> NamedSharding:
     """The sharding of arrays that every device of the mesh holds."""
     return NamedSharding(mesh, EVERYWHERE)

@@ -1,9 +1,9 @@
 """Several processes, each with devices of its own, on JAX's distributed runtime.
 
 All run the same program on the same configuration; the mesh spans the devices of all, and
-every device draws its own episodes from the step's key. What is read or decided by one
-(a checkpoint, a signal) is told to the others here, before anything depends on it. The
-first process alone writes and prints. Started by `medmeta launch` on one machine, or by
+every device draws its own episodes from the step's key. What one alone knows (a signal, a
+new run's name) is told to the others here, before anything depends on it. The first process
+alone writes and prints. Started by `medmeta launch` on one machine, or by
 SLURM, Open MPI or Kubernetes, which JAX recognises.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -28,9 +28,9 @@ class JoinError(Exception):
     """The other processes were not met. The message says what to do."""
 
 
-def launched(variables: Mapping[str, str] = os.environ) -> int:
+def launched() -> int:
     """How many processes `medmeta launch` started with this one; 1 without it."""
-    return int(variables.get(COUNT, "1"))
+    return int(os.environ.get(COUNT, "1"))
 
 
 def join() -> None:

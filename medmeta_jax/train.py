@@ -77,9 +77,9 @@ def meta_gradient(
 
     def chunk_loss(theta: Params, some: Array) -> tuple[Array, tuple[Array, Array]]:
         if chunk == 1:  # no axis to batch over: a quarter less to trace
-            value, (loss, judged) = episode_loss(theta, some[0])
-            return value, (loss.astype(float), judged.astype(float))
-        values, aux = jax.vmap(episode_loss, (None, 0))(theta, some)
+            values, aux = episode_loss(theta, some[0])
+        else:
+            values, aux = jax.vmap(episode_loss, (None, 0))(theta, some)
         # Metrics are of JAX's default precision, whatever the parameters are.
         return values.sum(), (aux[0].sum().astype(float), aux[1].sum().astype(float))
 
