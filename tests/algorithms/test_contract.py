@@ -29,7 +29,9 @@ class Case:
         arguments: dict[str, Any] = {"outputs": WAYS}
         if self.steps:
             arguments["steps"] = 3
-        if "pool_classes" in registry.defaults("algorithms", name):
+        # Learners that pre-train lose on the pool's classes, and adapt only when judged.
+        self.pretrains = "pool_classes" in registry.defaults("algorithms", name)
+        if self.pretrains:
             arguments["pool_classes"] = WAYS
         self.learner: MetaLearner = registry.factory("algorithms", name)(
             tiny_backbone(norm), **arguments
@@ -79,6 +81,18 @@ def test_gradients_are_finite_and_reach_the_body(case: Case) -> None:
     chex.assert_tree_all_finite((value, info, grads))
     assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads["body"])) > 0
     assert info.logits.shape == (case.episode.query.y.shape[0], WAYS)
+
+
+def test_the_loss_judges_on_the_query_what_the_support_alone_has_taught(case: Case) -> None:
+    if case.pretrains:
+        pytest.skip("its loss is that of pre-training")
+    query = case.episode.query
+    adapted = case.adapt(case.params, case.episode.support, KEY)
+    logits = case.predict(adapted, query.x, query.mask)
+    (value, info), _ = case.grad(case.params, case.episode, KEY, STEP)
+    close(info.logits, logits)
+    by_hand = -jax.nn.log_softmax(logits)[jnp.arange(len(query.y)), query.y].mean()
+    close(value, by_hand)
 
 
 def test_adapted_is_arrays_only(case: Case) -> None:
