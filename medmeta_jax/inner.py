@@ -88,12 +88,15 @@ def unrolled(
             return jax.lax.fori_loop(0, count, lambda t, carry: step(carry, t), start)[0]
         total = steps if count is None else int(count)
         body = step
+        # A scan keeps recomputation apart from the first pass by itself; barriers against
+        # merging the two would also keep what every step shares from leaving the loop.
+        barriers = loop == "unroll"
         if remat:
-            body = jax.checkpoint(step)
+            body = jax.checkpoint(step, prevent_cse=barriers)
         elif order == "mixed":
             # Of a step only its gradient is kept, for optimisers whose update is not linear.
             keep = jax.checkpoint_policies.save_only_these_names(INNER_GRADIENT)
-            body = jax.checkpoint(step, policy=keep)
+            body = jax.checkpoint(step, policy=keep, prevent_cse=barriers)
         if loop == "unroll":
             carry = start
             for t in range(total):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, get_args
 
 import flax.linen as nn
 
 from medmeta_jax.adapters import STATS
 from medmeta_jax.ops import cells, norm as norms
-from medmeta_jax.ops.conv import Form, conv
+from medmeta_jax.ops.conv import Form, choose, conv
 from medmeta_jax.ops.pool import max_pool
-from medmeta_jax.ops.winograd import conv_corners
+from medmeta_jax.ops.winograd import FEW_CHANNELS, conv_corners
 from medmeta_jax.types import Array
 
 MAX_GROUPS, MIN_GROUP_CHANNELS = 8, 4
@@ -42,10 +44,17 @@ class Norm(nn.Module):
     policy: norms.NormPolicy
 
     @nn.compact
-    def __call__(self, x: Any, mask: Array, size: tuple[int, int] = (0, 0)) -> Any:
+    def __call__(
+        self,
+        x: Any,
+        mask: Array,
+        size: tuple[int, int] = (0, 0),
+        of_set: Callable[[], norms.Moments] | None = None,
+    ) -> Any:
         """Normalise x [n, H, W, C]; or normalise and max-pool the corners of such an image.
 
-        `size` is the image's (H, W), for corners.
+        `size` is the image's (H, W), for corners. `of_set` computes the set's statistics
+        where there is a shorter way to them than x.
         """
         pooled = isinstance(x, tuple)
         if self.policy == "none":
@@ -59,33 +68,34 @@ class Norm(nn.Module):
                 return norms.group_normalise(x, scale, bias, groups)
             moments = cells.group_moments(x, size, groups)
         else:
-            moments = self.moments(x, mask, size)
+            moments = self.moments(of_set or (lambda: measured(x, mask, size)))
         if pooled:
             return cells.pool_normalised(x, size, moments, scale, bias)
         return norms.normalise(x, moments, scale, bias)
 
-    def moments(self, x: Any, mask: Array, size: tuple[int, int]) -> norms.Moments:
+    def moments(self, of_set: Callable[[], norms.Moments]) -> norms.Moments:
         """Statistics of the set at hand, or under "support" those given."""
-
-        def of_this_set() -> norms.Moments:
-            if isinstance(x, tuple):
-                return cells.moments(x, size, mask)
-            return norms.masked_moments(x, mask)
-
         if self.policy == "batch":
-            return of_this_set()
+            return of_set()
         given = self.has_variable(STATS, "moments")
-        held = self.variable(STATS, "moments", of_this_set)
+        held = self.variable(STATS, "moments", of_set)
         if not given:
-            held.value = of_this_set()
+            held.value = of_set()
         found: norms.Moments = held.value
         return found
+
+
+def measured(x: Any, mask: Array, size: tuple[int, int]) -> norms.Moments:
+    """Statistics of an image, or of one in corners."""
+    if isinstance(x, tuple):
+        return cells.moments(x, size, mask)
+    return norms.masked_moments(x, mask)
 
 
 class Conv(nn.Module):
     """A convolution through `ops`, stride 1, padding SAME.
 
-    With `corners`, a 3x3 one gives the corners of its image (`ops/winograd.py`).
+    With `corners`, a 3x3 one gives the corners of its image (`ops/winograd.py`) and its kernel.
     """
 
     features: int
@@ -103,7 +113,7 @@ class Conv(nn.Module):
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
         if self.corners:
             corners = conv_corners(x, kernel)
-            return tuple(part + bias for part in corners) if self.use_bias else corners
+            return tuple(part + bias for part in corners) if self.use_bias else corners, kernel
         y = conv(x, kernel, form=self.form)
         return y + bias if self.use_bias else y
 
@@ -111,8 +121,8 @@ class Conv(nn.Module):
 class ConvNormPool(nn.Module):
     """3x3 convolution, norm, ReLU and 2x2 max-pool, where the map is large enough to pool.
 
-    In the forms "auto" and "winograd" the pool comes before the ReLU, on the corners: the
-    two commute, and a quarter of the pixels is left to do.
+    On corners the pool comes before the ReLU: the two commute, and a quarter of the pixels is
+    left to do. On few channels they come from patches, and so do the norm's statistics.
     """
 
     features: int
@@ -121,9 +131,20 @@ class ConvNormPool(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, mask: Array) -> Array:
-        size = (x.shape[1], x.shape[2])
+        size, channels = (x.shape[1], x.shape[2]), x.shape[3]
         pools = min(size) >= 2
-        corners = pools and self.form in ("auto", "winograd")
-        y = Conv(self.features, self.norm == "none", self.form, corners=corners, name="conv")(x)
-        y = nn.relu(Norm(self.norm, name="norm")(y, mask, size))
-        return max_pool(y) if pools and not corners else y
+        few = channels <= FEW_CHANNELS
+        chosen = choose((3, 3, channels, self.features), 1, "SAME", size)
+        by_cells = self.form == "winograd" or (
+            self.form == "auto" and (few or chosen == "winograd")
+        )
+        conv3 = Conv(
+            self.features, self.norm == "none", self.form, corners=pools and by_cells, name="conv"
+        )
+        norm = Norm(self.norm, name="norm")
+        if not (pools and by_cells):
+            y = nn.relu(norm(conv3(x), mask))
+            return max_pool(y) if pools else y
+        corners, kernel = conv3(x)
+        of_set = functools.partial(cells.moments_from_patches, x, kernel, mask) if few else None
+        return nn.relu(norm(corners, mask, size, of_set))

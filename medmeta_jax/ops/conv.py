@@ -17,22 +17,28 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 
-from medmeta_jax.ops.winograd import FEW_CHANNELS, conv_corners, interleave
+from medmeta_jax.ops.winograd import FEW_CHANNELS, corners_by_winograd, interleave
 from medmeta_jax.types import Array
 
 Padding = Literal["SAME", "VALID"]
 AXES = ("NHWC", "HWIO", "NHWC")
 Form = Literal["auto", "winograd", "patches", "lax"]
+# How many times fewer multiplications Winograd must need to pay for its additions and its
+# sixteen small products. An odd map is rounded up to whole cells: 3x3 saves 1.27 times only.
+SAVING = 1.5
 
 
-def choose(kernel: tuple[int, ...], stride: int, padding: Padding) -> Form:
-    """The quickest form for a kernel [kh, kw, C, O].
+def choose(kernel: tuple[int, ...], stride: int, padding: Padding, size: Sequence[int]) -> Form:
+    """The quickest form for a kernel [kh, kw, C, O] on images of `size` (H, W).
 
-    >>> choose((3, 3, 64, 64), 1, "SAME"), choose((3, 3, 1, 64), 1, "SAME")
+    >>> choose((3, 3, 64, 64), 1, "SAME", (14, 14)), choose((3, 3, 64, 64), 1, "SAME", (3, 3))
     ('winograd', 'patches')
     """
-    fits = kernel[:2] == (3, 3) and stride == 1 and padding == "SAME"
-    return "winograd" if fits and kernel[2] > FEW_CHANNELS else "patches"
+    if kernel[:2] != (3, 3) or stride != 1 or padding != "SAME" or kernel[2] <= FEW_CHANNELS:
+        return "patches"
+    height, width = size
+    products = 16 * -(-height // 2) * -(-width // 2)
+    return "winograd" if 9 * height * width >= SAVING * products else "patches"
 
 
 def conv(
@@ -66,14 +72,14 @@ def conv(
             f"got {x.shape} and {kernel.shape}"
         )
     if form == "auto":
-        form = choose(kernel.shape, stride, padding)
+        form = choose(kernel.shape, stride, padding, x.shape[1:3])
     if form == "winograd":
         if kernel.shape[:2] != (3, 3) or stride != 1 or padding != "SAME":
             raise ValueError(
                 "form 'winograd' is for 3x3 kernels, stride 1 and padding SAME, "
                 f"got {kernel.shape[:2]}, {stride} and {padding}"
             )
-        return interleave(conv_corners(x, kernel), x.shape[1:3])
+        return interleave(corners_by_winograd(x, kernel), x.shape[1:3])
     if form == "lax":
         return jax.lax.conv_general_dilated(
             x, kernel, (stride, stride), padding, dimension_numbers=AXES

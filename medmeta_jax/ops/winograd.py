@@ -38,6 +38,8 @@ FEW_CHANNELS = 4
 def conv_corners(x: Array, kernel: Array) -> Corners:
     """3x3 convolution, stride 1, padding SAME: x [n, H, W, C], kernel [3, 3, C, O].
 
+    By products of patches where the channels are few, else by Winograd.
+
     >>> corners = conv_corners(jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 2)))
     >>> corners[3].shape, corners[3][0, 0, 0, 0].item()
     ((1, 2, 2, 2), 9.0)
@@ -47,13 +49,17 @@ def conv_corners(x: Array, kernel: Array) -> Corners:
             "x must be [n, H, W, C] and kernel [3, 3, C, O] with the same C, "
             f"got {x.shape} and {kernel.shape}"
         )
-    seen = windows(x)
-    if x.shape[-1] <= FEW_CHANNELS:
-        matrix = kernel.reshape(-1, kernel.shape[3])
-        y00, y01, y10, y11 = (product(p, matrix) for p in patches(seen))
-        return y00, y01, y10, y11
+    if x.shape[-1] > FEW_CHANNELS:
+        return corners_by_winograd(x, kernel)
+    matrix = kernel.reshape(-1, kernel.shape[3])
+    y00, y01, y10, y11 = (product(p, matrix) for p in patches(x))
+    return y00, y01, y10, y11
+
+
+def corners_by_winograd(x: Array, kernel: Array) -> Corners:
+    """`conv_corners` in Winograd's form whatever the channels."""
     weights = both_axes(three_to_four, taps(kernel))
-    seen = both_axes(lambda values: combine(BT, values), seen)
+    seen = both_axes(lambda values: combine(BT, values), windows(x))
     products = [list(map(product, *rows)) for rows in zip(seen, weights, strict=True)]
     (y00, y01), (y10, y11) = both_axes(lambda values: combine(AT, values), products)
     return y00, y01, y10, y11
@@ -123,8 +129,9 @@ def windows(x: Array) -> Grid:
     return [[pixel(i, j) for j in range(4)] for i in range(4)]
 
 
-def patches(seen: Grid) -> list[Array]:
-    """The 3x3 patch of each corner of each cell, from its window: four of [n, th, tw, 9 C]."""
+def patches(x: Array) -> list[Array]:
+    """The 3x3 patch around each corner of each cell: four of [n, th, tw, 9 C]."""
+    seen = windows(x)
     return [
         jnp.concatenate([seen[a + i][b + j] for i in range(3) for j in range(3)], axis=-1)
         for a in (0, 1)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.ndimage
 
 from medmeta_jax.ops import cells
 from medmeta_jax.ops.conv import choose, conv, conv_general_dilated
@@ -105,9 +106,11 @@ def test_the_form_is_chosen_by_shape() -> None:
     x, w = jnp.ones((1, 6, 6, 8)), jnp.ones((3, 3, 8, 2))
     for stride, padding in ((1, "SAME"), (2, "SAME"), (1, "VALID")):
         found = conv(x, w, stride=stride, padding=padding)
-        form = choose(w.shape, stride, padding)
+        form = choose(w.shape, stride, padding, (6, 6))
         assert form == ("winograd" if (stride, padding) == (1, "SAME") else "patches")
         np.testing.assert_array_equal(found, conv(x, w, stride=stride, padding=padding, form=form))
+    # Rounding up to whole cells, a 3x3 map would save little by Winograd, a 1x1 map lose.
+    assert [choose(w.shape, 1, "SAME", (s, s)) for s in (1, 3, 5)] == [*["patches"] * 2, "winograd"]
     with pytest.raises(ValueError, match="form 'winograd' is for 3x3 kernels, stride 1"):
         conv(x, w, stride=2, form="winograd")
 
@@ -210,10 +213,10 @@ def test_moments_and_normalise() -> None:
 
 
 @pytest.mark.parametrize("size", [(6, 6), (7, 5), (2, 3)])
-@pytest.mark.parametrize("groups", [None, 2])
-def test_cells_equal_norm_and_pool_of_the_image(x64: None, size, groups) -> None:
+@pytest.mark.parametrize(("channels", "groups"), [(6, None), (6, 2), (2, None), (2, 2)])
+def test_cells_equal_norm_and_pool_of_the_image(x64: None, size, channels, groups) -> None:
     """Statistics, norm and pool on the corners: value and derivatives, odd sizes, padding."""
-    x, w = normal(0, 3, *size, 6), normal(1, 3, 3, 6, 4)
+    x, w = normal(0, 3, *size, channels), normal(1, 3, 3, channels, 4)
     scale, bias, mask = normal(2, 4), normal(3, 4), jnp.array([True, True, False])
     assert (scale < 0).any()  # a negative factor turns the order of the candidates
 
@@ -225,7 +228,12 @@ def test_cells_equal_norm_and_pool_of_the_image(x64: None, size, groups) -> None
 
     def corners(x, w, scale):
         y = conv_corners(x, w)
-        moments = cells.group_moments(y, size, groups) if groups else cells.moments(y, size, mask)
+        if groups:
+            moments = cells.group_moments(y, size, groups)
+        elif channels == 2:
+            moments = cells.moments_from_patches(x, w, mask)
+        else:
+            moments = cells.moments(y, size, mask)
         return cells.pool_normalised(y, size, moments, scale, bias)
 
     def everything(form):
@@ -238,6 +246,19 @@ def test_cells_equal_norm_and_pool_of_the_image(x64: None, size, groups) -> None
         return form(x, w, scale)[:2], second
 
     close(jax.jit(lambda: everything(corners))(), jax.jit(lambda: everything(image))())
+
+
+def test_variance_from_patches_of_smooth_images() -> None:
+    """The hardest case for it: small differences of pixels that are all but equal."""
+    noise = np.random.default_rng(0).normal(size=(5, 28, 28, 1))
+    smooth = scipy.ndimage.gaussian_filter(noise, (0, 4, 4, 0))
+    x = jnp.asarray(128 + 50 * smooth / smooth.std(), jnp.float32)
+    kernel = jnp.array([[[1, -1], [0, 2], [-1, -1]]] * 3, jnp.float32)[:, :, None]  # sum to 0
+    found = cells.moments_from_patches(x, kernel, jnp.ones(5, bool)).var
+    exact = conv(x, kernel, form="lax").reshape(-1, 2)
+    np.testing.assert_allclose(found, np.asarray(exact, np.float64).var(0), rtol=3e-5)
+    flat = cells.moments_from_patches(jnp.full((1, 6, 6, 1), 3.0), kernel * 0, jnp.ones(1, bool))
+    np.testing.assert_array_equal(flat.var, 0)
 
 
 def test_group_norm_equals_flax() -> None:
