@@ -1,4 +1,6 @@
-"""One 3x3 convolution in the forms of `ops/conv.py`: `python -m benchmarks.convolution`.
+"""One convolution of three taps an axis, in the forms of `ops/conv.py`.
+
+Run by `python -m benchmarks.convolution`.
 
 Forward, on shapes of workloads A and B, inside a loop, as training runs it: buffers are
 warm there, and XLA leaves a convolution in a loop as it finds it.
@@ -22,14 +24,16 @@ SHAPES = {
     "A, support, block 2": (5, 14, 14, 64),
     "B, support, block 2": (25, 42, 42, 32),
     "B, support, block 3": (25, 21, 21, 32),
+    "3-D patch": (5, 16, 16, 16, 32),
 }
-FORMS: tuple[Form, ...] = ("lax", "patches", "winograd")
+FORMS: dict[int, tuple[Form, ...]] = {4: ("lax", "patches", "winograd"), 5: ("lax", "patches")}
 
 
 def milliseconds(form: Form, shape: tuple[int, ...], repeats: int) -> float:
     """The best of several runs of a loop of eight convolutions, for one of them."""
     x = jax.random.normal(jax.random.key(0), shape)
-    kernel = jax.random.normal(jax.random.key(1), (3, 3, shape[-1], shape[-1])) / shape[-1]
+    taps = (3,) * (len(shape) - 2)
+    kernel = jax.random.normal(jax.random.key(1), (*taps, shape[-1], shape[-1])) / shape[-1]
     count = 8
 
     @jax.jit
@@ -57,7 +61,7 @@ def main() -> None:
         {
             "name": name,
             "shape": list(shape),
-            "ms": {form: milliseconds(form, shape, given.repeats) for form in FORMS},
+            "ms": {form: milliseconds(form, shape, given.repeats) for form in FORMS[len(shape)]},
         }
         for name, shape in SHAPES.items()
     ]
@@ -65,10 +69,10 @@ def main() -> None:
     if given.json:
         print(json.dumps(found))
         return
-    print("| ms | " + " | ".join(FORMS) + " |\n|---" + "|---" * len(FORMS) + "|")
+    print("| ms | " + " | ".join(FORMS[4]) + " |\n|---" + "|---" * len(FORMS[4]) + "|")
     for name, shape in SHAPES.items():
         times = next(row["ms"] for row in rows if row["name"] == name)
-        cells = " | ".join(f"{times[form]:.2f}" for form in FORMS)
+        cells = " | ".join(f"{times[form]:.2f}" if form in times else "-" for form in FORMS[4])
         print(f"| {name}, {' x '.join(map(str, shape))} | {cells} |")
 
 

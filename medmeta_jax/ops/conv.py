@@ -11,17 +11,18 @@ resumed. The measurements behind it: benchmarks/RESULTS.md, "Convolution".
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 
-from medmeta_jax.ops.winograd import FEW_CHANNELS, corners_by_winograd, interleave
+from medmeta_jax.ops.winograd import FEW_CHANNELS, corners_by_winograd, interleave, product
 from medmeta_jax.types import Array
 
 Padding = Literal["SAME", "VALID"]
-AXES = ("NHWC", "HWIO", "NHWC")
+AXES = {4: ("NHWC", "HWIO", "NHWC"), 5: ("NDHWC", "DHWIO", "NDHWC")}
 Form = Literal["auto", "winograd", "patches", "lax"]
 # How many times fewer multiplications Winograd must need to pay for its additions and its
 # sixteen small products. An odd map is rounded up to whole cells: 3x3 saves 1.27 times only.
@@ -29,12 +30,12 @@ SAVING = 1.5
 
 
 def choose(kernel: tuple[int, ...], stride: int, padding: Padding, size: Sequence[int]) -> Form:
-    """The quickest form for a kernel [kh, kw, C, O] on images of `size` (H, W).
+    """The quickest form for a kernel [*taps, C, O] on images of `size`, e.g. (H, W).
 
     >>> choose((3, 3, 64, 64), 1, "SAME", (14, 14)), choose((3, 3, 64, 64), 1, "SAME", (3, 3))
     ('winograd', 'patches')
     """
-    if kernel[:2] != (3, 3) or stride != 1 or padding != "SAME" or kernel[2] <= FEW_CHANNELS:
+    if kernel[:-2] != (3, 3) or stride != 1 or padding != "SAME" or kernel[2] <= FEW_CHANNELS:
         return "patches"
     height, width = size
     products = 16 * -(-height // 2) * -(-width // 2)
@@ -49,59 +50,62 @@ def conv(
     padding: Padding = "SAME",
     form: Form = "auto",
 ) -> Array:
-    """2-D convolution as networks use it (cross-correlation).
+    """Convolution as networks use it (cross-correlation), 2-D or 3-D.
 
     Args:
-      x: [n, H, W, C].
-      kernel: [kh, kw, C, O].
-      stride: the same along both axes.
+      x: [n, H, W, C], or [n, D, H, W, C].
+      kernel: [kh, kw, C, O], or [kd, kh, kw, C, O].
+      stride: the same along all axes.
       padding: "SAME" or "VALID", as `jax.lax` defines them.
-      form: "auto" (see `choose`), "winograd" (3x3, stride 1, SAME), "patches" (shifted
+      form: "auto" (see `choose`), "winograd" (2-D, 3x3, stride 1, SAME), "patches" (shifted
         slices and a matrix product) or "lax" (JAX's own, the reference).
 
-    Returns: [n, H', W', O].
+    n may be a symbolic size (`jax.export`); the others are numbers.
+
+    Returns: [n, H', W', O], or [n, D', H', W', O].
 
     >>> conv(jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 2)), padding="VALID").shape
     (1, 2, 2, 2)
     """
     if form not in get_args(Form):
         raise ValueError(f"form must be one of {get_args(Form)}, got {form!r}")
-    if x.ndim != 4 or kernel.ndim != 4 or x.shape[-1] != kernel.shape[2]:
+    if x.ndim not in AXES or kernel.ndim != x.ndim or x.shape[-1] != kernel.shape[-2]:
         raise ValueError(
-            "x must be [n, H, W, C] and kernel [kh, kw, C, O] with the same C, "
-            f"got {x.shape} and {kernel.shape}"
+            "x must be [n, H, W, C] and kernel [kh, kw, C, O] with the same C (3-D: a leading "
+            f"depth in both), got {x.shape} and {kernel.shape}"
         )
     if form == "auto":
-        form = choose(kernel.shape, stride, padding, x.shape[1:3])
+        form = choose(kernel.shape, stride, padding, x.shape[1:-1])
     if form == "winograd":
-        if kernel.shape[:2] != (3, 3) or stride != 1 or padding != "SAME":
+        if kernel.shape[:-2] != (3, 3) or stride != 1 or padding != "SAME":
             raise ValueError(
                 "form 'winograd' is for 3x3 kernels, stride 1 and padding SAME, "
-                f"got {kernel.shape[:2]}, {stride} and {padding}"
+                f"got {kernel.shape[:-2]}, {stride} and {padding}"
             )
         return interleave(corners_by_winograd(x, kernel), x.shape[1:3])
     if form == "lax":
+        strides = (stride,) * (x.ndim - 2)
         return jax.lax.conv_general_dilated(
-            x, kernel, (stride, stride), padding, dimension_numbers=AXES
+            x, kernel, strides, padding, dimension_numbers=AXES[x.ndim]
         )
-    kh, kw, channels, outputs = kernel.shape
-    low_high = jax.lax.padtype_to_pads(x.shape[1:3], (kh, kw), (stride, stride), padding)
+    return by_patches(x, kernel, stride, padding)
+
+
+def by_patches(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+    """`conv` as one product of x's patches, made of shifted slices, and the kernel."""
+    taps, outputs = kernel.shape[:-2], kernel.shape[-1]
+    strides = (stride,) * len(taps)
+    low_high = jax.lax.padtype_to_pads(x.shape[1:-1], taps, strides, padding)
     padded = jnp.pad(x, ((0, 0), *low_high, (0, 0)))
-    height, width = (
-        (size - k) // stride + 1 for size, k in zip(padded.shape[1:3], (kh, kw), strict=True)
-    )
-    shifts = [
-        padded[
-            :,
-            i : i + (height - 1) * stride + 1 : stride,
-            j : j + (width - 1) * stride + 1 : stride,
-        ]
-        for i in range(kh)
-        for j in range(kw)
-    ]
+    sizes = [(size - tap) // stride + 1 for size, tap in zip(padded.shape[1:-1], taps, strict=True)]
+
+    def shifted(offset: tuple[int, ...]) -> Array:
+        along = zip(offset, sizes, strict=True)
+        return padded[:, *(slice(o, o + (size - 1) * stride + 1, stride) for o, size in along)]
+
+    shifts = [shifted(offset) for offset in itertools.product(*map(range, taps))]
     patches = jnp.concatenate(shifts, axis=-1)
-    product = patches.reshape(-1, kh * kw * channels) @ kernel.reshape(-1, outputs)
-    return product.reshape(x.shape[0], height, width, outputs)
+    return product(patches, kernel.reshape(-1, outputs))
 
 
 def conv_general_dilated(
@@ -122,7 +126,7 @@ def conv_general_dilated(
 
         Conv = functools.partial(nn.Conv, conv_general_dilated=conv_general_dilated)
 
-    What `conv` does not do (3-D, dilation, groups, uneven strides, explicit padding or
+    What `conv` does not do (1-D, dilation, groups, uneven strides, explicit padding or
     precision) goes to JAX's own function.
 
     >>> import flax.linen as nn
@@ -132,8 +136,9 @@ def conv_general_dilated(
     """
     dilations = (*(lhs_dilation or ()), *(rhs_dilation or ()))
     if (
-        lhs.ndim == 4
-        and dimension_numbers == jax.lax.conv_dimension_numbers(lhs.shape, rhs.shape, AXES)
+        lhs.ndim in AXES
+        and dimension_numbers
+        == jax.lax.conv_dimension_numbers(lhs.shape, rhs.shape, AXES[lhs.ndim])
         and padding in ("SAME", "VALID")
         and len(set(window_strides)) == 1
         and all(d == 1 for d in dilations)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax import export
 from jax.flatten_util import ravel_pytree
 
 from medmeta_jax import registry
@@ -77,6 +78,21 @@ def test_padding_does_not_reach_the_others(backbone: Backbone) -> None:
     for rubbish in (1e3, 0.0):
         out, _ = apply(params, x.at[2].set(rubbish), mask)
         np.testing.assert_allclose(out[:2], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_one_exported_program_takes_any_number_of_images(backbone: Backbone) -> None:
+    """The batch is a symbol to `jax.export`, as deployment wants it."""
+    params = backbone.init(jax.random.key(0), inputs()[0])
+    (n,) = export.symbolic_shape("n")
+    images = jax.ShapeDtypeStruct((n, SIZE, SIZE, 2), jnp.float32)
+    mask = jax.ShapeDtypeStruct((n,), jnp.bool_)
+    apply = jax.jit(lambda p, x, m: backbone.apply(p, x, m)[0])
+    program = export.export(apply)(params, images, mask)
+    for count in (2, 5):
+        given = inputs(count)
+        np.testing.assert_allclose(
+            program.call(params, *given), apply(params, *given), rtol=1e-4, atol=1e-5
+        )
 
 
 def test_second_derivative_equals_differences(x64: None, backbone: Backbone) -> None:

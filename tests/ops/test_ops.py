@@ -25,12 +25,13 @@ def close(found, expected) -> None:
     )
 
 
-@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize(
+    ("size", "kernel"), [((6, 7), 1), ((6, 7), 3), ((6, 7), 5), ((4, 5, 3), 3)]
+)
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
-@pytest.mark.parametrize("size", [(6, 7)])
-def test_conv_equals_lax(x64: None, kernel: int, stride: int, padding: str, size) -> None:
-    x, w = normal(0, 2, *size, 3), normal(1, kernel, kernel, 3, 4)
+def test_conv_equals_lax(x64: None, size, kernel: int, stride: int, padding: str) -> None:
+    x, w = normal(0, 2, *size, 3), normal(1, *(kernel,) * len(size), 3, 4)
     dx, dw = normal(2, *x.shape), normal(3, *w.shape)
 
     def loss(form):
@@ -115,15 +116,15 @@ def test_the_form_is_chosen_by_shape() -> None:
         conv(x, w, stride=2, form="winograd")
 
 
-@pytest.mark.parametrize("form", ["winograd", "patches"])
-def test_every_derivative_of_conv_is_a_matrix_product(form: str) -> None:
+@pytest.mark.parametrize(("form", "axes"), [("winograd", 2), ("patches", 2), ("patches", 3)])
+def test_every_derivative_of_conv_is_a_matrix_product(form: str, axes: int) -> None:
     """Vmapped and twice differentiated, the program holds no convolution."""
 
     def loss(w, x):
         inner = jax.grad(lambda v: jnp.sin(conv(x, v, form=form)).sum())(w)
         return (conv(x, w - inner, form=form) ** 2).sum()
 
-    x, w = jnp.ones((3, 2, 6, 6, 8)), jnp.ones((3, 3, 3, 8, 4))
+    x, w = jnp.ones((3, 2, *(6,) * axes, 8)), jnp.ones((3, *(3,) * axes, 8, 4))
     text = jax.jit(jax.vmap(jax.grad(loss, (0, 1)))).lower(w, x).as_text()
     assert "dot_general" in text
     assert "stablehlo.convolution" not in text
@@ -137,6 +138,7 @@ CONVS = {
     "grouped": {"kernel_size": (3, 3), "feature_group_count": 2},
     "explicit padding": {"kernel_size": (3, 3), "padding": ((1, 1), (0, 2))},
     "uneven strides": {"kernel_size": (3, 3), "strides": (1, 2)},
+    "3-D": {"kernel_size": (3, 3, 3)},
     "1-D": {"kernel_size": (3,)},
 }
 
@@ -146,14 +148,14 @@ def test_a_flax_module_takes_it_by_one_argument(name: str) -> None:
     """`nn.Conv` computes the same; where `conv` applies, its program holds no convolution."""
     import flax.linen as nn
 
-    spatial = (8, 8)[: len(CONVS[name]["kernel_size"])]
+    spatial = (8, 8, 4)[: len(CONVS[name]["kernel_size"])]
     x = jax.random.normal(jax.random.key(0), (2, *spatial, 6))
     ours = nn.Conv(4, conv_general_dilated=conv_general_dilated, **CONVS[name])
     params = ours.init(jax.random.key(1), x)
     plain = nn.Conv(4, **CONVS[name])
     np.testing.assert_allclose(ours.apply(params, x), plain.apply(params, x), rtol=1e-3, atol=1e-5)
     text = jax.jit(ours.apply).lower(params, x).as_text()
-    fast = name in ("3x3", "stride 2, valid", "1x1")
+    fast = name in ("3x3", "stride 2, valid", "1x1", "3-D")
     assert ("stablehlo.convolution" in text) == (not fast)
 
 
