@@ -26,7 +26,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "patches in place of Winograd": {"form": "patches"},
     "unrolled inner steps": {"loop": "unroll"},
     "reverse over reverse": {"order": "second"},
-    "reverse over reverse, rematerialised": {"order": "second", "remat": True},
+    "reverse over reverse, rematerialised": {"order": "second", "remat": "step"},
     "first order": {"order": "first"},
     "lax convolution": {"form": "lax"},
 }

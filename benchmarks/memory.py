@@ -20,7 +20,14 @@ from benchmarks.machine import say
 from benchmarks.workloads import WORKLOADS, Engine, make_arrays
 
 TORCH = "torch loop"
-ORDERS = ("mixed", "second", "second, rematerialised", "first", TORCH)
+ORDERS: dict[str, dict[str, Any]] = {
+    "mixed": {"order": "mixed"},
+    "second": {"order": "second"},
+    "second, step rematerialised": {"order": "second", "remat": "step"},
+    "second, products kept": {"order": "second", "remat": "products"},
+    "first": {"order": "first"},
+    TORCH: {},
+}
 STEPS = (1, 2, 5, 10, 20)
 
 
@@ -30,10 +37,7 @@ def cell(order: str, steps: int) -> float:
     arrays = make_arrays(work)
     if order == TORCH:
         return torch_cell(work, arrays)
-    options: dict[str, Any] = {"order": order.split(",")[0]}
-    if "rematerialised" in order:
-        options["remat"] = True
-    return peak_mb(Engine(work, arrays, **options).run)
+    return peak_mb(Engine(work, arrays, **ORDERS[order]).run)
 
 
 def torch_cell(work: Any, arrays: Any) -> float:

@@ -22,9 +22,16 @@ InnerLoss = Callable[[Params, Array], Array]
 Solve = Callable[..., Params]
 Order = Literal["second", "first", "mixed"]
 Loop = Literal["scan", "unroll"]
+Remat = Literal["auto", "none", "products", "gradient", "step"]
 Path = tuple[str, ...]
 
 INNER_GRADIENT = "inner_gradient"  # its name to a rematerialisation policy
+# What of a step is kept for the backward pass; the rest is computed again.
+KEPT: dict[str, Callable[..., Any]] = {
+    "products": jax.checkpoint_policies.dots_saveable,
+    "gradient": jax.checkpoint_policies.save_only_these_names(INNER_GRADIENT),
+    "step": jax.checkpoint_policies.nothing_saveable,
+}
 
 
 def unrolled(
@@ -32,7 +39,7 @@ def unrolled(
     *,
     steps: int,
     order: Order = "mixed",
-    remat: bool = False,
+    remat: Remat = "auto",
     loop: Loop = "scan",
 ) -> Solve:
     """Take `steps` optimiser steps on the inner loss and differentiate through them.
@@ -49,8 +56,10 @@ def unrolled(
         (`mixed.py`); it needs a loss that can be differentiated forward (no
         `jax.custom_vjp`), and cannot be itself. "second" takes it in reverse twice.
         "first" holds ∇L constant.
-      remat: under "second", recompute each step's activations in the backward pass instead
-        of storing them: memory for one step's rather than for all.
+      remat: what of each step the backward pass computes again instead of holding it:
+        "none" of it; all but its matrix "products"; all but its "gradient", which is the
+        size of the parameters; or the whole "step". "auto" is "gradient" under "mixed",
+        which computes nothing twice there, else "none".
       loop: "scan" compiles one step, "unroll" all of them, which takes longer. The same
         result.
 
@@ -67,6 +76,11 @@ def unrolled(
         raise ValueError(f"steps must be >= 0, got {steps}")
     if order not in get_args(Order):
         raise ValueError(f"order must be one of {get_args(Order)}, got {order!r}")
+    if remat not in get_args(Remat):
+        raise ValueError(f"remat must be one of {get_args(Remat)}, got {remat!r}")
+    if remat == "auto":
+        # Optimisers whose update is not linear in the gradient need the gradient.
+        remat = "gradient" if order == "mixed" else "none"
     if loop not in get_args(Loop):
         raise ValueError(f"loop must be one of {get_args(Loop)}, got {loop!r}")
 
@@ -88,15 +102,10 @@ def unrolled(
             return jax.lax.fori_loop(0, count, lambda t, carry: step(carry, t), start)[0]
         total = steps if count is None else int(count)
         body = step
-        # A scan keeps recomputation apart from the first pass by itself; barriers against
-        # merging the two would also keep what every step shares from leaving the loop.
-        barriers = loop == "unroll"
-        if remat:
-            body = jax.checkpoint(step, prevent_cse=barriers)
-        elif order == "mixed":
-            # Of a step only its gradient is kept, for optimisers whose update is not linear.
-            keep = jax.checkpoint_policies.save_only_these_names(INNER_GRADIENT)
-            body = jax.checkpoint(step, policy=keep, prevent_cse=barriers)
+        if remat != "none":
+            # A scan keeps recomputation apart from the first pass by itself; barriers against
+            # merging the two would also hold in the loop what all its steps share.
+            body = jax.checkpoint(step, policy=KEPT[remat], prevent_cse=loop == "unroll")
         if loop == "unroll":
             carry = start
             for t in range(total):

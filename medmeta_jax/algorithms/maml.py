@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import optax
 
 from medmeta_jax.heads import with_head
-from medmeta_jax.inner import Loop, Order, Path, merge, partition, require_positive, unrolled
+from medmeta_jax.inner import Loop, Order, Path, Remat, merge, partition, require_positive, unrolled
 from medmeta_jax.losses import cross_entropy, mask_absent, query_loss, ways_present
 from medmeta_jax.types import (
     Array,
@@ -54,7 +54,7 @@ def maml(
     steps: int = 5,
     inner_lr: float = 0.1,
     order: Order = "mixed",
-    remat: bool = False,
+    remat: Remat = "auto",
     loop: Loop = "scan",
     optimiser: optax.GradientTransformation | None = None,
     moves: Callable[[Path], bool] = everything,
