@@ -34,7 +34,8 @@ from medmeta_jax import parallel
 NAIVE_EPISODES = 2
 PROOF_STEPS = 10
 TOLERANCE = {"float32": 1e-3, "float64": 1e-8}
-TURN_EPISODES = 4  # the fewest that a turn is timed over
+TURN_SECONDS = 2.0  # the least that a turn takes; of one meta-step where that is longer
+SMALL_BLOCKS = {"conv4": 4, "resnet12": 2}  # of the small proof; ResNet-12 compiles slowly
 CANNOT = (ImportError, NotImplementedError, RuntimeError)  # what torch raises where it cannot
 
 
@@ -92,7 +93,8 @@ def agree(work: Workload, makers: dict[str, Maker]) -> dict[str, str]:
     Returns the ways that cannot run, with the reason; one that computes something else
     ends the program.
     """
-    small = dataclasses.replace(work, widths=(8,) * len(work.widths), size=12, meta_batch=2)
+    widths = (8,) * SMALL_BLOCKS[work.network]
+    small = dataclasses.replace(work, widths=widths, size=12, meta_batch=2)
     unable: dict[str, str] = {}
     for dtype, tolerance in TOLERANCE.items():
         with jax.enable_x64(dtype == "float64"):
@@ -143,11 +145,11 @@ class Timed:
 
     def once(self) -> float:
         """Time a turn of meta-steps; its rate, which is kept."""
-        rounds = -(-TURN_EPISODES // len(self.episodes))
-        began = time.perf_counter()
-        for _ in range(rounds):
+        done, began, taken = 0, time.perf_counter(), 0.0
+        while taken < TURN_SECONDS:
             self.row.run(self.episodes)
-        self.rates.append(rounds * len(self.episodes) / (time.perf_counter() - began))
+            done, taken = done + len(self.episodes), time.perf_counter() - began
+        self.rates.append(done / taken)
         return self.rates[-1]
 
     def result(self) -> dict[str, Any]:
@@ -163,13 +165,13 @@ class Timed:
 def trial(label: str, row: Row, episodes: list[int]) -> tuple[float, Timed]:
     """A PyTorch way in one layout: the seconds of its second meta-step."""
     began = time.perf_counter()
-    row.run(episodes)
+    row.run(episodes[:1])
     first = time.perf_counter() - began
     began = time.perf_counter()
     row.run(episodes)
     second = time.perf_counter() - began
     say(f"  {label}: {len(episodes) / second:.2f} episodes/s in a first trial")
-    return second, Timed(label, row, episodes, max(0.0, first - second))
+    return second, Timed(label, row, episodes, max(0.0, first - second / len(episodes)))
 
 
 def measure(work: Workload, makers: dict[str, Maker], repeats: int, roof: float) -> dict[str, Any]:

@@ -21,6 +21,7 @@ def serve(pipe: Any, work: Workload, arrays: Arrays, start: Any, channels_last: 
     """A child: meta-gradients of the episodes that it is sent, until it is sent none."""
     torch.set_num_threads(1)
     loop = Loop(Task(work, arrays, start, channels_last))
+    pipe.send(loop.meta_gradient([0])[0])  # warm, and there
     while (message := pipe.recv()) is not None:
         episodes, values = message
         with torch.no_grad():
@@ -56,6 +57,8 @@ class Processes:
             child.start()
             self.pipes.append(ours)
             children.append(child)
+        for pipe in self.pipes:
+            pipe.recv()
         weakref.finalize(self, end, self.pipes, children)
 
     def run(self, episodes: list[int]) -> float:

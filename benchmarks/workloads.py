@@ -144,6 +144,7 @@ class Engine:
         if mesh is None:
             count = parallel.largest_share(work.meta_batch, jax.device_count())
             mesh = parallel.task_mesh(jax.devices()[:count])
+        self.devices = mesh.size
         share = work.meta_batch // mesh.size
         learner = make_learner(work, **inner)
         optimiser = optax.sgd(work.outer_lr)

@@ -66,7 +66,9 @@ def unrolled(
     Returns:
       solve(inner_loss, params, steps=None) -> params after the steps. A traced `steps`
       runs a loop of that many steps that cannot be reverse-differentiated: it serves
-      evaluation and deployment, where one executable is wanted for every count.
+      evaluation and deployment, where one executable is wanted for every count. With
+      `trajectory=True`, which wants a number of steps that is known, the params after each
+      step, [steps, ...].
 
     >>> solve = unrolled(optax.sgd(0.5), steps=1)
     >>> solve(lambda w, t: 0.5 * w**2, jnp.asarray(2.0))
@@ -84,7 +86,9 @@ def unrolled(
     if loop not in get_args(Loop):
         raise ValueError(f"loop must be one of {get_args(Loop)}, got {loop!r}")
 
-    def solve(inner_loss: InnerLoss, params: Params, count: Any = None) -> Params:
+    def solve(
+        inner_loss: InnerLoss, params: Params, count: Any = None, *, trajectory: bool = False
+    ) -> Params:
         gradient = jax.grad(inner_loss)
         if order == "mixed":
             gradient = mixed_gradient(inner_loss, params, jnp.zeros((), jnp.int32))
@@ -106,15 +110,40 @@ def unrolled(
             # A scan keeps recomputation apart from the first pass by itself; barriers against
             # merging the two would also hold in the loop what all its steps share.
             body = jax.checkpoint(step, policy=KEPT[remat], prevent_cse=loop == "unroll")
+        carry, after = start, []
         if loop == "unroll":
-            carry = start
             for t in range(total):
                 carry = body(carry, jnp.asarray(t, jnp.int32))
-            return carry[0]
-        times = jnp.arange(total, dtype=jnp.int32)
-        return jax.lax.scan(lambda c, t: (body(c, t), None), start, times)[0][0]
+                after.append(carry[0])
+            return jax.tree.map(lambda *all_: jnp.stack(all_), *after) if trajectory else carry[0]
+
+        def scanned(carry: tuple[Params, PyTree], t: Array) -> tuple[Any, Params]:
+            carry = body(carry, t)
+            return carry, carry[0] if trajectory else None
+
+        last, path = jax.lax.scan(scanned, start, jnp.arange(total, dtype=jnp.int32))
+        return path if trajectory else last[0]
 
     return solve
+
+
+def descent(direction: Callable[[Params, Array], Params]) -> optax.GradientTransformation:
+    """θ_{t+1} = θ_t - direction(∇L, t): an inner optimiser whose rates may be learned.
+
+    >>> solve = unrolled(descent(lambda grads, t: 0.5 * grads), steps=1)
+    >>> solve(lambda w, t: 0.5 * w**2, jnp.asarray(2.0))
+    Array(1., dtype=float32)
+    """
+
+    def init(params: Params) -> Array:
+        del params
+        return jnp.zeros((), jnp.int32)
+
+    def update(grads: Params, t: Array, params: Params = None) -> tuple[Params, Array]:
+        del params
+        return jax.tree.map(jnp.negative, direction(grads, t)), t + 1
+
+    return optax.GradientTransformation(init, update)
 
 
 def require_positive(name: str, value: Any) -> None:

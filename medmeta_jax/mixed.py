@@ -18,13 +18,41 @@ Deviation: the paper gives the Hessian's part; the rest of the product comes wit
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.extend as jex
 import jax.numpy as jnp
 
 from medmeta_jax.types import Array, Params
+
+
+class Opened(NamedTuple):
+    """An inner loss with what it closes over made arguments.
+
+    value: (params, outer, other, t) -> scalar. outer: its real arrays, which may have
+    cotangents; other: the rest.
+    """
+
+    value: Callable[..., Array]
+    outer: list[Any]
+    other: list[Any]
+
+
+def opened(inner_loss: Callable[[Params, Array], Array], params: Params, t: Array) -> Opened:
+    """Find all that an inner loss depends on by tracing it at examples of its arguments."""
+    traced = jax.make_jaxpr(inner_loss)(params, t)
+    real = [jnp.issubdtype(jnp.result_type(c), jnp.inexact) for c in traced.consts]
+
+    def value(moving: Params, outer: list[Any], other: list[Any], t: Array) -> Array:
+        reals, others = iter(outer), iter(other)
+        consts = [next(reals) if is_real else next(others) for is_real in real]
+        program = jex.core.jaxpr_as_fun(jex.core.ClosedJaxpr(traced.jaxpr, consts))
+        return program(*jax.tree.leaves(moving), t)[0]
+
+    outer = [c for c, is_real in zip(traced.consts, real, strict=True) if is_real]
+    other = [c for c, is_real in zip(traced.consts, real, strict=True) if not is_real]
+    return Opened(value, outer, other)
 
 
 def mixed_gradient(
@@ -38,15 +66,7 @@ def mixed_gradient(
     >>> jax.grad(gradient)(jnp.asarray(2.0), jnp.asarray(0))
     Array(12., dtype=float32, weak_type=True)
     """
-    traced = jax.make_jaxpr(inner_loss)(params, t)
-    real = [jnp.issubdtype(jnp.result_type(c), jnp.inexact) for c in traced.consts]
-
-    def value(moving: Params, outer: list[Any], other: list[Any], t: Array) -> Array:
-        reals, others = iter(outer), iter(other)
-        consts = [next(reals) if is_real else next(others) for is_real in real]
-        program = jex.core.jaxpr_as_fun(jex.core.ClosedJaxpr(traced.jaxpr, consts))
-        return program(*jax.tree.leaves(moving), t)[0]
-
+    value, outer, other = opened(inner_loss, params, t)
     # Under jit, so that it is traced once for its value and as the rule's forward pass.
     gradient = jax.custom_vjp(jax.jit(jax.grad(value)))
 
@@ -63,6 +83,4 @@ def mixed_gradient(
         return along_moving, along_outer, None, None
 
     gradient.defvjp(forward, backward)
-    outer = [c for c, is_real in zip(traced.consts, real, strict=True) if is_real]
-    other = [c for c, is_real in zip(traced.consts, real, strict=True) if not is_real]
     return lambda moving, t: gradient(moving, outer, other, t)

@@ -36,9 +36,12 @@ def init_pretraining(
 
 
 def pretraining_loss(
-    backbone: Backbone,
+    backbone: Backbone, classify: Callable[[Params, Array], Array] = linear
 ) -> Callable[[Params, Episode, Array, Array], tuple[Array, Info]]:
-    """Cross-entropy over the pool's own classes. Info holds the logits of the query."""
+    """Cross-entropy over the pool's own classes. Info holds the logits of the query.
+
+    classify: (classifier, features [n, F]) -> logits [n, pool_classes].
+    """
 
     def loss(params: Params, episode: Episode, key: Array, step: Array) -> tuple[Array, Info]:
         del key, step
@@ -46,7 +49,7 @@ def pretraining_loss(
         # Statistics as at meta-test: the support set's own, given to the query.
         seen, stats = backbone.apply(params["body"], support.x, support.mask)
         asked, _ = backbone.apply(params["body"], query.x, query.mask, stats)
-        logits = linear(params["classifier"], jnp.concatenate([seen, asked]))
+        logits = classify(params["classifier"], jnp.concatenate([seen, asked]))
         labels = episode.classes[jnp.concatenate([support.y, query.y])]
         value = cross_entropy(logits, labels, jnp.concatenate([support.mask, query.mask]))
         of_ways = logits[support.y.shape[0] :][:, episode.classes]

@@ -16,12 +16,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from medmeta_jax.algorithms._adaptation import Adapted
 from medmeta_jax.algorithms._pretraining import (
     init_pretraining,
     pretraining_loss,
     require_sizes,
 )
-from medmeta_jax.algorithms.maml import Adapted, maml
+from medmeta_jax.algorithms.maml import maml
 from medmeta_jax.losses import cross_entropy
 from medmeta_jax.types import (
     Array,

@@ -13,37 +13,14 @@ gradient descent.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import optax
 
+from medmeta_jax.algorithms._adaptation import adaptation, everything
 from medmeta_jax.heads import with_head
-from medmeta_jax.inner import Loop, Order, Path, Remat, merge, partition, require_positive, unrolled
-from medmeta_jax.losses import cross_entropy, mask_absent, query_loss, ways_present
-from medmeta_jax.types import (
-    Array,
-    Backbone,
-    Examples,
-    Loss,
-    MetaLearner,
-    Params,
-    PyTree,
-    checked,
-)
-
-
-class Adapted(NamedTuple):
-    """Adapted parameters, the support set's norm statistics, the ways it showed."""
-
-    params: Params
-    stats: PyTree
-    present: Array
-
-
-def everything(path: Path) -> bool:
-    """The inner loop moves every parameter."""
-    del path
-    return True
+from medmeta_jax.inner import Loop, Order, Path, Remat, require_positive, unrolled
+from medmeta_jax.losses import cross_entropy, query_loss
+from medmeta_jax.types import Backbone, Loss, MetaLearner, checked
 
 
 def maml(
@@ -73,6 +50,7 @@ def maml(
 
     >>> import jax, jax.numpy as jnp
     >>> from medmeta_jax.backbones.conv4 import conv4
+    >>> from medmeta_jax.types import Examples
     >>> learner = maml(conv4(width=4), outputs=2, steps=1)
     >>> x, y, mask = jnp.ones((2, 8, 8, 1)), jnp.array([0, 1]), jnp.ones(2, bool)
     >>> theta = learner.init(jax.random.key(0), x)
@@ -86,23 +64,8 @@ def maml(
         optimiser or optax.sgd(inner_lr), steps=steps, order=order, remat=remat, loop=loop
     )
 
-    def adapt(theta: Params, support: Examples, key: Array, steps: Any = None) -> Adapted:
-        del key
-        present = ways_present(support, outputs)
-        moving, rest = partition(moves, theta)
-
-        def inner_loss(current: Params, t: Array) -> Array:
-            del t
-            logits, _ = model.apply(merge(current, rest), support.x, support.mask)
-            return loss(mask_absent(logits, present), support.y, support.mask)
-
-        params = merge(solve(inner_loss, moving, steps), rest)
-        _, stats = model.apply(params, support.x, support.mask)
-        return Adapted(params, stats, present)
-
-    def predict(adapted: Adapted, x: PyTree, mask: Array) -> Array:
-        logits, _ = model.apply(adapted.params, x, mask, adapted.stats)
-        return mask_absent(logits, adapted.present)
-
+    adapt, predict, _ = adaptation(
+        model, outputs=outputs, loss=loss, steps=steps, solve=lambda theta: solve, moves=moves
+    )
     meta_loss = query_loss(adapt, predict, loss)
     return checked(MetaLearner(model.init, adapt, predict, meta_loss, backbone.norm))

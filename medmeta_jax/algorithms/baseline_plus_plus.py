@@ -1,0 +1,111 @@
+"""Baseline++: pre-train with a cosine classifier, fit a new one on the support.
+
+Chen, Liu, Kira, Wang, Huang, 2019, arXiv 1904.04232.
+
+    logits_k(x) = s cos(w_k, f(x));    w_{t+1} = w_t - α ∇_w L_S(body, w_t)
+
+The angle to a class's vector, and not the features' length, decides, which draws the features
+of a class together in pre-training.
+
+Deviations: the new vectors start at the class means, where the paper's are random; full-batch
+gradient descent.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from medmeta_jax.algorithms._pretraining import (
+    init_pretraining,
+    pretraining_loss,
+    require_sizes,
+)
+from medmeta_jax.algorithms.protonet import class_means
+from medmeta_jax.inner import require_positive, unrolled
+from medmeta_jax.losses import cross_entropy, mask_absent, ways_present
+from medmeta_jax.types import (
+    Array,
+    Backbone,
+    Examples,
+    Loss,
+    MetaLearner,
+    Params,
+    PyTree,
+    checked,
+)
+
+
+class Adapted(NamedTuple):
+    """The body as it was, a vector a way [F, ways], norm statistics, the ways present."""
+
+    body: Params
+    vectors: Array
+    stats: PyTree
+    present: Array
+
+
+def unit(values: Array, axis: int) -> Array:
+    """Vectors of length 1, and zeros where there is no direction."""
+    return values * jax.lax.rsqrt((values**2).sum(axis, keepdims=True) + 1e-12)
+
+
+def cosines(vectors: Array, features: Array) -> Array:
+    """[F, K], [n, F] -> [n, K] cosines.
+
+    >>> cosines(jnp.array([[2.0], [0.0]]), jnp.array([[3.0, 4.0]])).round(4)
+    Array([[0.6]], dtype=float32)
+    """
+    return unit(features, -1) @ unit(vectors, 0)
+
+
+def baseline_plus_plus(
+    backbone: Backbone,
+    *,
+    outputs: int,
+    pool_classes: int = 1,
+    loss: Loss = cross_entropy,
+    steps: int = 50,
+    inner_lr: float = 0.1,
+    scale: float = 10.0,
+) -> MetaLearner:
+    """A cosine head on a frozen body that was pre-trained with one.
+
+    Args:
+      outputs: ways of the new task.
+      pool_classes: classes of the pool that pre-training learns.
+      steps, inner_lr: gradient descent for the new vectors.
+      scale: s.
+
+    meta_params: {"body", "head", "classifier"}, of which "head" is not used.
+    """
+    require_sizes(outputs, pool_classes)
+    require_positive("inner_lr", inner_lr)
+    require_positive("scale", scale)
+    solve = unrolled(optax.sgd(inner_lr), steps=steps, order="first")
+
+    def classify(classifier: Params, features: Array) -> Array:
+        return scale * cosines(classifier["kernel"], features)
+
+    def adapt(params: Params, support: Examples, key: Array, count: Any = None) -> Adapted:
+        del key
+        present = ways_present(support, outputs)
+        features, stats = backbone.apply(params["body"], support.x, support.mask)
+
+        def inner_loss(vectors: Array, t: Array) -> Array:
+            del t
+            logits = mask_absent(scale * cosines(vectors, features), present)
+            return loss(logits, support.y, support.mask)
+
+        vectors = solve(inner_loss, class_means(features, support, outputs).T, count)
+        return Adapted(params["body"], vectors, stats, present)
+
+    def predict(adapted: Adapted, x: PyTree, mask: Array) -> Array:
+        features, _ = backbone.apply(adapted.body, x, mask, adapted.stats)
+        return mask_absent(scale * cosines(adapted.vectors, features), adapted.present)
+
+    init = init_pretraining(backbone, outputs, pool_classes)
+    pretrain = pretraining_loss(backbone, classify)
+    return checked(MetaLearner(init, adapt, predict, pretrain, backbone.norm))

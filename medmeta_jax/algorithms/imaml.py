@@ -1,0 +1,45 @@
+"""iMAML: implicit gradients. Rajeswaran, Finn, Kakade, Levine, 2019, arXiv 1909.04630.
+
+    φ* = argmin_φ L_S(φ) + λ/2 ‖φ - θ‖²;    meta-gradient  (I + ∇²L_S(φ*) / λ)⁻¹ ∇L_Q(φ*)
+
+by conjugate gradient (`implicit.py`): memory and work of the meta-gradient do not grow with
+the inner steps.
+
+Deviations: plain conjugate gradient, without the paper's damping; otherwise as `maml`.
+"""
+
+from __future__ import annotations
+
+from medmeta_jax.algorithms._adaptation import adaptation
+from medmeta_jax.heads import with_head
+from medmeta_jax.implicit import implicit
+from medmeta_jax.losses import cross_entropy, query_loss
+from medmeta_jax.types import Backbone, Loss, MetaLearner, checked
+
+
+def imaml(
+    backbone: Backbone,
+    *,
+    outputs: int,
+    loss: Loss = cross_entropy,
+    steps: int = 10,
+    inner_lr: float = 0.1,
+    strength: float = 0.5,
+    cg_steps: int = 5,
+) -> MetaLearner:
+    """iMAML over `backbone` and a linear head.
+
+    Args:
+      steps, inner_lr: gradient descent on the proximal problem.
+      strength: λ, which holds the solution near θ.
+      cg_steps: of conjugate gradient.
+
+    meta_params: {"body", "head"}.
+    """
+    model = with_head(backbone, outputs)
+    solve = implicit(steps=steps, inner_lr=inner_lr, strength=strength, cg_steps=cg_steps)
+    adapt, predict, _ = adaptation(
+        model, outputs=outputs, loss=loss, steps=steps, solve=lambda theta: solve
+    )
+    meta_loss = query_loss(adapt, predict, loss)
+    return checked(MetaLearner(model.init, adapt, predict, meta_loss, backbone.norm))
