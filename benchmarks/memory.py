@@ -45,7 +45,7 @@ def torch_cell(work: Any, arrays: Any) -> float:
     from benchmarks import torch_baselines as baselines
 
     baselines.torch.set_num_threads(machine.THREADS)
-    start = Engine(dataclasses.replace(work, steps=0), arrays).params()
+    start = Engine(dataclasses.replace(work, steps=0), arrays).parameters()
 
     def loop(steps: int) -> baselines.Loop:
         some = dataclasses.replace(work, steps=steps)

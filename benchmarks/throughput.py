@@ -1,16 +1,16 @@
 """Episodes a second of this engine and of PyTorch, in turns: `python -m benchmarks.throughput`.
 
-This engine and PyTorch compute the same meta-steps on the same arrays, weights and
-episodes, which is shown before they are timed: every way at 8 channels and 12 pixels over
-ten meta-steps, losses within 1e-3 in float32 and 1e-8 in float64; and at the workload's own
-shape over two meta-steps of one episode within 1e-8 in float64. (In float32 five inner steps
-amplify rounding there.) Both use every core:
-this engine gives each its own episodes; PyTorch's operations share them, or, in a row of its
-own, a process on each core runs the loop. Each PyTorch way stands in the quicker of its image
-layouts and takes an episode a thread in a meta-step: loops do not care, and `torch.func.vmap`
-is quickest so. A way that is not installed or cannot differentiate twice is listed with the
-reason; `torch.compile` takes minutes a shape to compile, and is timed on request. Needs the
-extra `bench`.
+This engine and PyTorch compute the same meta-steps on the same arrays, weights and episodes,
+which is shown before they are timed: at 8 channels and 12 pixels over ten meta-steps of the first
+workload within 1e-3 in float32 and 1e-8 in float64, and at each workload's own shape over a
+meta-step of one episode within 1e-8 in float64 (`agreement.py`).
+
+Both use every core: this engine gives each its own episodes; PyTorch's operations share them,
+or, in a row of its own, a process on each core runs the loop. Each PyTorch way stands in the
+quicker of its image layouts. Loops take one episode a meta-step, since their episodes follow one
+another anyway; `torch.func.vmap` and the processes take one a thread, with which they are
+quickest. A way that is not installed or cannot differentiate twice is listed with the reason;
+`torch.compile` takes minutes a shape to compile, and is timed on request. Needs the extra `bench`.
 """
 
 from __future__ import annotations
@@ -20,32 +20,18 @@ import dataclasses
 import functools
 import statistics
 import time
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import jax
-import numpy as np
 
 from benchmarks import machine, memory_use, report
+from benchmarks.agreement import CANNOT, Maker, Row, Steps, agree, engine_steps, reason
 from benchmarks.machine import say
 from benchmarks.workloads import WORKLOADS, Engine, Workload, gflop, make_arrays
 from medmeta_jax import parallel
 
 NAIVE_EPISODES = 2
-PROOF_STEPS = 10
-TOLERANCE = {"float32": 1e-3, "float64": 1e-8}
-TURN_SECONDS = 2.0  # the least that a turn takes; of one meta-step where that is longer
-SMALL_BLOCKS = {"conv4": 4, "resnet12": 2}  # of the small proof; ResNet-12 compiles slowly
-CANNOT = (ImportError, NotImplementedError, RuntimeError)  # what torch raises where it cannot
-
-
-class Row(Protocol):
-    """What is timed: a meta-step on episodes of the list, returning its mean query loss."""
-
-    def run(self, episodes: list[int]) -> float: ...
-
-
-Maker = Callable[..., Row]  # (work, arrays, params, channels_last) -> Row
+TURN_SECONDS = 1.0  # the least that a turn takes; of one meta-step where that is longer
 
 
 def torch_rows(with_compile: bool = False) -> dict[str, Maker]:
@@ -75,64 +61,6 @@ def torch_rows(with_compile: bool = False) -> dict[str, Maker]:
         name = f"torch loop, {machine.THREADS} processes of one thread"
         rows[name] = functools.partial(Processes, count=machine.THREADS)
     return rows
-
-
-def differ(ours: list[float], theirs: list[float]) -> float:
-    """Largest relative difference of two lists of losses."""
-    return float(np.max(np.abs(np.subtract(ours, theirs)) / np.maximum(np.abs(ours), 1e-12)))
-
-
-def reason(error: Exception) -> str:
-    """An error as one short line."""
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160]}"
-
-
-def agree(work: Workload, makers: dict[str, Maker]) -> dict[str, str]:
-    """Ten meta-steps at a small size in both precisions.
-
-    Returns the ways that cannot run, with the reason; one that computes something else
-    ends the program.
-    """
-    widths = (8,) * SMALL_BLOCKS[work.network]
-    small = dataclasses.replace(work, widths=widths, size=12, meta_batch=2)
-    unable: dict[str, str] = {}
-    for dtype, tolerance in TOLERANCE.items():
-        with jax.enable_x64(dtype == "float64"):
-            arrays = make_arrays(small, dtype)
-            engine = Engine(small, arrays)
-            start, taken, ours = engine.params(), [], []
-            for _ in range(PROOF_STEPS):
-                taken.append(engine.next_episodes())
-                ours.append(engine.run(taken[-1]))
-        for name, make in makers.items():
-            if name in unable:
-                continue
-            try:
-                row = make(small, arrays, start, False)
-                gap = differ(ours, [row.run(episodes) for episodes in taken])
-            except CANNOT as error:
-                unable[name] = reason(error)
-                continue
-            if not gap <= tolerance:
-                raise SystemExit(f"{name} computes something else: {gap:.1e} off in {dtype}")
-            say(f"  {name}: the same losses in {dtype}, within {gap:.0e}")
-    return unable
-
-
-def agree_at_true_shape(work: Workload, makers: dict[str, Maker]) -> None:
-    """Two meta-steps of one episode, in float64: a loss, and one after a meta-gradient."""
-    alone = dataclasses.replace(work, meta_batch=1)
-    with jax.enable_x64(True):
-        arrays = make_arrays(alone, "float64")
-        engine = Engine(alone, arrays)
-        start = engine.params()
-        ours = [engine.run([0]), engine.run([0])]
-    for name, make in makers.items():
-        row = make(alone, arrays, start, False)
-        gap = differ(ours, [row.run([0]), row.run([0])])
-        if not gap <= TOLERANCE["float64"]:
-            raise SystemExit(f"{name} computes something else at the true shape: {gap:.1e} off")
-        say(f"  {name}: the same losses at the true shape in float64, within {gap:.0e}")
 
 
 class Timed:
@@ -168,31 +96,37 @@ def trial(label: str, row: Row, episodes: list[int]) -> tuple[float, Timed]:
     row.run(episodes[:1])
     first = time.perf_counter() - began
     began = time.perf_counter()
-    row.run(episodes)
+    row.run(episodes[:1])
     second = time.perf_counter() - began
-    say(f"  {label}: {len(episodes) / second:.2f} episodes/s in a first trial")
-    return second, Timed(label, row, episodes, max(0.0, first - second / len(episodes)))
+    say(f"  {label}: {1 / second:.2f} episodes/s in a first trial")
+    return second, Timed(label, row, episodes, max(0.0, first - second))
 
 
-def measure(work: Workload, makers: dict[str, Maker], repeats: int, roof: float) -> dict[str, Any]:
-    """All rows of a workload, in turns."""
-    unable = agree(work, makers)
-    agree_at_true_shape(work, {name: m for name, m in makers.items() if name not in unable})
+def measure(
+    work: Workload, makers: dict[str, Maker], repeats: int, roof: float, computed: list[Steps]
+) -> dict[str, Any]:
+    """All rows of a workload, in turns, after the proof."""
+    unable = agree(computed, makers)
     if "torch.compile" not in makers:
         unable["torch.compile"] = "not asked for (--compile)"
     arrays = make_arrays(work)
     engine = Engine(work, arrays)
     every = list(range(work.meta_batch))
-    start, few = engine.params(), every[: machine.THREADS]
+    start, few = engine.parameters(), every[: machine.THREADS]
     engine.run(every)
     rows = [Timed("medmeta_jax", engine, every, engine.compile_s)]
     for name, make in makers.items():
         if name in unable:
             continue
         tried = []
-        for label, channels_last in ((name, False), (f"{name}, channels last", True)):
+        layouts = [False, True]
+        if "processes" in name and len(rows) > 1:  # that of the loop, whose code they run
+            layouts = ["channels last" in rows[1].name]
+        for channels_last in layouts:
+            label = f"{name}, channels last" if channels_last else name
             try:
-                tried.append(trial(label, make(work, arrays, start, channels_last), few))
+                taken = few if "vmap" in name or "processes" in name else few[:1]
+                tried.append(trial(label, make(work, arrays, start, channels_last), taken))
             except CANNOT as error:
                 unable[label] = reason(error)
         if tried:
@@ -201,8 +135,7 @@ def measure(work: Workload, makers: dict[str, Maker], repeats: int, roof: float)
         rows.append(naive_row(work))
     here = [timed for timed in rows if not hasattr(timed.row, "pipes")]  # not in children
     for timed in here if jax.default_backend() == "cpu" else []:
-        timed.peak_mb = memory_use.peak_mb(timed.once)
-        timed.rates.clear()
+        timed.peak_mb = memory_use.peak_mb(functools.partial(timed.row.run, timed.episodes))
     for turn in range(repeats):
         for timed in rows:
             say(f"  turn {turn + 1}  {timed.name}: {timed.once():.2f} episodes/s")
@@ -246,7 +179,7 @@ def main() -> None:
     """Parse, measure, write table and plot, print."""
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.throughput")
     parser.add_argument("--workloads", default=",".join(WORKLOADS), help="e.g. A,B")
-    parser.add_argument("--repeats", type=int, default=3, help="timed meta-steps of each row")
+    parser.add_argument("--repeats", type=int, default=3, help="timed turns of each row")
     parser.add_argument("--compile", action="store_true", help="time torch.compile as well")
     report.add_output(parser)
     given = parser.parse_args()
@@ -260,9 +193,12 @@ def main() -> None:
     makers = torch_rows(given.compile)
     roof = machine.matmul_gflops()
     found: dict[str, Any] = {**machine.described(), "roof_gflops": roof, "workloads": {}}
+    say("compiling what the ways are held against")
+    computed = engine_steps(names)
     for name in names:
-        say(f"{name}: {WORKLOADS[name].about}")
-        found["workloads"][name] = measure(WORKLOADS[name], makers, given.repeats, roof)
+        work = WORKLOADS[name]
+        say(f"{name}: {work.about}")
+        found["workloads"][name] = measure(work, makers, given.repeats, roof, computed.pop(name))
         table = report.throughput_table(found)
         report.save(given.out, "throughput", found, table, report.throughput_plot)
     report.show(given, found, table)

@@ -24,14 +24,21 @@ Params = dict[str, torch.Tensor]
 EPSILON = 1e-5
 
 
-def to_torch(params: dict[str, np.ndarray], device: str) -> Params:
+def in_torch_order(params: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The engine's parameters, kernels as [O, C, kh, kw] and head as [outputs, F]."""
 
-    def one(name: str, value: np.ndarray) -> torch.Tensor:
+    def one(value: np.ndarray) -> np.ndarray:
         order = (3, 2, 0, 1) if value.ndim == 4 else tuple(reversed(range(value.ndim)))
-        return torch.tensor(np.ascontiguousarray(value.transpose(order)), device=device)
+        return np.ascontiguousarray(value.transpose(order))
 
-    return {name: one(name, value) for name, value in params.items()}
+    return {name: one(value) for name, value in params.items()}
+
+
+def to_torch(params: dict[str, np.ndarray], device: str) -> Params:
+    """The same as tensors."""
+    return {
+        name: torch.tensor(value, device=device) for name, value in in_torch_order(params).items()
+    }
 
 
 Norm = Callable[[Params, str, torch.Tensor], torch.Tensor]
@@ -137,6 +144,10 @@ class Baseline:
             for leaf, grad in zip(self.leaves.values(), grads, strict=True):
                 leaf -= self.work.outer_lr * grad
         return loss
+
+    def parameters(self) -> dict[str, np.ndarray]:
+        """The parameters as they are now."""
+        return {name: leaf.detach().cpu().numpy() for name, leaf in self.leaves.items()}
 
     def meta_gradient(self, episodes: list[int]) -> tuple[float, list[torch.Tensor]]:
         raise NotImplementedError
@@ -261,14 +272,19 @@ class Higher(Loop):
 
         if self.work.method == "protonet":
             raise NotImplementedError("higher is for inner loops, and ProtoNet has none")
+        second = self.work.method == "second"
         x_s, y_s, x_q, y_q = episode
         with higher.innerloop_ctx(
-            self.module, self.optimiser, copy_initial_weights=False,
-            track_higher_grads=self.work.method == "second",
-        ) as (patched, descent):  # fmt: skip
+            self.module, self.optimiser, copy_initial_weights=False, track_higher_grads=second
+        ) as (patched, descent):
             for _ in range(self.work.steps):
                 descent.step(patched(x_s, y_s))
-            return patched(x_q, y_q)  # type: ignore[no-any-return]
+            loss: torch.Tensor = patched(x_q, y_q)
+            if not second:  # the adapted parameters are cut off from the module's
+                grads = torch.autograd.grad(loss, list(patched.parameters()))
+                pairs = zip(self.leaves.values(), grads, strict=True)
+                loss = loss.detach() + sum((g * (p - p.detach())).sum() for p, g in pairs)
+            return loss
 
 
 BASELINES: dict[str, type[Baseline]] = {

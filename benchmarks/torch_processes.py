@@ -46,7 +46,8 @@ class Processes:
         self, work: Workload, arrays: Arrays, start: Any, channels_last: bool, *, count: int
     ) -> None:
         self.work = work
-        self.values = [p.numpy() for p in Task(work, arrays, start, channels_last).start.values()]
+        first = Task(work, arrays, start, channels_last).start
+        self.names, self.values = list(first), [p.numpy() for p in first.values()]
         context = multiprocessing.get_context("spawn")
         self.pipes, children = [], []
         for _ in range(count):
@@ -60,6 +61,10 @@ class Processes:
         for pipe in self.pipes:
             pipe.recv()
         weakref.finalize(self, end, self.pipes, children)
+
+    def parameters(self) -> dict[str, np.ndarray]:
+        """The parameters as they are now."""
+        return dict(zip(self.names, self.values, strict=True))
 
     def run(self, episodes: list[int]) -> float:
         """One meta-step on the named episodes; its mean query loss."""

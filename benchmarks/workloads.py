@@ -23,7 +23,7 @@ from medmeta_jax.algorithms.protonet import protonet
 from medmeta_jax.backbones.conv4 import conv4
 from medmeta_jax.backbones.resnet12 import resnet12
 from medmeta_jax.losses import accuracy
-from medmeta_jax.train import TrainState, default_chunk, init_state, make_step
+from medmeta_jax.train import TrainState, init_state, make_step
 from medmeta_jax.types import Backbone, Episode, Examples, MetaLearner
 
 Method = Literal["second", "first", "protonet"]
@@ -138,6 +138,7 @@ class Engine:
         *,
         chunk: int | None = None,
         mesh: Any = None,
+        compiler_options: dict[str, Any] | None = None,
         **inner: Any,
     ) -> None:
         self.work = work
@@ -156,17 +157,18 @@ class Engine:
         )
         step = make_step(
             learner, functools.partial(take_episode, ways=work.ways), optimiser, accuracy,
-            meta_batch=work.meta_batch, chunk=chunk or default_chunk(share), mesh=mesh,
+            meta_batch=work.meta_batch, chunk=chunk or parallel.default_chunk(share), mesh=mesh,
         )  # fmt: skip
         self.one = jnp.asarray(1, jnp.int32)
         self.state, self.pool, self.one = parallel.replicate(
             (self.state, self.pool, self.one), mesh
         )
         began = time.perf_counter()
-        self.step = step.lower(self.state, self.pool, self.one).compile()
+        lowered = step.lower(self.state, self.pool, self.one)
+        self.step = lowered.compile(compiler_options=compiler_options)
         self.compile_s = time.perf_counter() - began
 
-    def params(self) -> dict[str, np.ndarray]:
+    def parameters(self) -> dict[str, np.ndarray]:
         """The parameters by path, copied: "body/ConvNormPool_0/conv/kernel" and so on."""
         flat = jax.tree_util.tree_leaves_with_path(self.state.params)
         return {

@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from medmeta_jax import registry
+
 __version__ = "0.1.0"
 
 _PUBLIC = {
@@ -17,21 +19,11 @@ _PUBLIC = {
     # building blocks
     "adapters": ("from_linen", "from_nnx"),
     "heads": ("with_head",),
-    "inner": ("unrolled", "partition", "merge"),
+    "inner": ("unrolled", "descent", "partition", "merge"),
     "ops.conv": ("conv", "conv_general_dilated"),
     "parallel": ("task_mesh", "replicate", "use_cpu_devices"),
     "losses": ("cross_entropy", "binary_cross_entropy", "squared_error", "accuracy"),
-    # backbones
-    "backbones.conv4": ("conv4",),
-    "backbones.resnet12": ("resnet12",),
-    "backbones.pixels": ("pixels",),
-    # algorithms
-    "algorithms.maml": ("maml",),
-    "algorithms.anil": ("anil",),
-    "algorithms.protonet": ("protonet",),
-    "algorithms.finetune": ("finetune",),
-    "algorithms.linear_probe": ("linear_probe",),
-    "algorithms.nearest_centroid": ("nearest_centroid",),
+    "implicit": ("proximal",),
     # augmentation
     "augment._ops": ("augmented", "apply_ops"),
     # data
@@ -47,6 +39,9 @@ _PUBLIC = {
     "experiment": ("build", "train_run", "judge"),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
+# Backbones and algorithms: a file each, by its name.
+for _folder in ("backbones", "algorithms"):
+    _MODULE_OF |= {name: f"{_folder}.{name}" for name in registry.names(_folder)}
 __all__ = ["__version__", *sorted(_MODULE_OF)]
 
 

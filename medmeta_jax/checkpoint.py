@@ -85,12 +85,8 @@ class Checkpoints:
         """Steps that were saved whole, oldest first."""
         return sorted(found.step for found in self._orbax.checkpoints)
 
-    def restore(self, like: PyTree, step: int | None = None) -> tuple[int, PyTree]:
-        """The tree saved at `step`, or at the latest one; shaped as `like`.
-
-        Raises CheckpointError where there is none, or where a path, shape or dtype
-        differs: orbax would cast the one silently and stumble over the other.
-        """
+    def load(self, step: int | None = None) -> tuple[int, dict[str, np.ndarray]]:
+        """What was saved at `step`, or at the latest one, by path (CheckpointError)."""
         steps = self.steps()
         if not steps or (step is not None and step not in steps):
             which = "" if step is None else f" {step}"
@@ -98,13 +94,21 @@ class Checkpoints:
             raise CheckpointError(f"{self.folder}: no checkpoint{which}; {there}")
         chosen = steps[-1] if step is None else step
         try:
-            found = self._orbax.load(chosen)
+            return chosen, self._orbax.load(chosen)
         except (OSError, ValueError, KeyError, TypeError) as error:
             earlier = [s for s in steps if s < chosen]
             raise CheckpointError(
                 f"{self.folder}/{chosen}: damaged ({str(error).splitlines()[0][:200]}); "
                 + (f"remove it to go on from step {earlier[-1]}" if earlier else "start a new run")
             ) from None
+
+    def restore(self, like: PyTree, step: int | None = None) -> tuple[int, PyTree]:
+        """The tree saved at `step`, or at the latest one; shaped as `like`.
+
+        Raises CheckpointError where there is none, or where a path, shape or dtype
+        differs: orbax would cast the one silently and stumble over the other.
+        """
+        chosen, found = self.load(step)
         wanted = to_raw(like)
         if found.keys() != wanted.keys():
             names = sorted(found.keys() ^ wanted.keys())

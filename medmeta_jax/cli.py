@@ -27,6 +27,7 @@ USAGE = """usage: medmeta VERB [options]
   train             meta-train, evaluate on unseen classes, write a run directory
   launch            train in several processes of this machine
   eval RUN          judge a run again
+  bench methods     compare methods on the same data, budget and episodes
   data list         the data sources there are
   data inspect SRC  what a data set holds
   doctor            check devices, data, cache and disk
@@ -46,6 +47,36 @@ class Eval:
     """Number of episodes, in place of the run's."""
     baselines: Literal["none", "some", "all"] = "some"
     """Rows beside the learner's, as in train."""
+    json: bool = False
+    """One JSON object on stdout."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchMethods:
+    """Compare methods on the same data, budget and episodes; goes on where it was stopped."""
+
+    data: str = "anatomy"
+    """As in train."""
+    meta_test: str | None = None
+    """As in train."""
+    methods: tuple[str, ...] = ("all",)
+    """Algorithms, "scratch", or "all". Differences are from maml, or else from the first."""
+    budget: Literal["small", "medium", "full"] = "small"
+    """small: 8 channels, 160 training episodes, one seed, no search, 100 episodes judged.
+    medium: 32 channels, 1,600, three seeds, no search, 600. full: 64 channels, 8,000, three
+    seeds, settings searched on meta-validation, 600."""
+    shots: tuple[int, ...] = (1, 5)
+    """Support images a class to be judged at; training draws from their range, up to 5."""
+    ways: int | None = None
+    """As in train."""
+    image_size: int = 28
+    """As in train."""
+    norm: Literal["batch", "support", "group", "none"] = "support"
+    """As in train."""
+    seeds: int | None = None
+    """Training seeds, in place of the budget's."""
+    out: str | None = None
+    """Folder of the rows and tables. Default: bench/ and the names of data and budget."""
     json: bool = False
     """One JSON object on stdout."""
 
@@ -125,6 +156,10 @@ class Signals:
     def told_to_stop(self) -> bool:
         """Whether a signal has come."""
         return self.received is not None
+
+    def exit_code(self) -> int:
+        """The exit code of a program that a signal stopped in good order."""
+        return EXIT_INTERRUPTED if self.received == signal.SIGINT else EXIT_PREEMPTED
 
 
 def parse(kind: Any, name: str, arguments: list[str], default: Any = None) -> Any:
@@ -210,8 +245,8 @@ def run_launch(arguments: list[str]) -> int:
 def run_verb(arguments: list[str]) -> tuple[dict[str, Any], bool]:
     """The verb's result, and whether it is wanted as JSON."""
     verb, rest = arguments[0], arguments[1:]
-    if verb == "data" and rest and rest[0] in ("list", "inspect"):
-        verb, rest = f"data {rest[0]}", rest[1:]
+    if rest and f"{verb} {rest[0]}" in ("data list", "data inspect", "bench methods"):
+        verb, rest = f"{verb} {rest[0]}", rest[1:]
     if verb == "train":
         config, flags = parse_train(rest)
         from medmeta_jax import verbs
@@ -229,12 +264,14 @@ def run_verb(arguments: list[str]) -> tuple[dict[str, Any], bool]:
         except verbs.Stopped as stopped:
             if str(stopped):
                 print(f"medmeta: {stopped}", file=sys.stderr)
-            interrupted = signals.received == signal.SIGINT
-            raise SystemExit(EXIT_INTERRUPTED if interrupted else EXIT_PREEMPTED) from None
+            raise SystemExit(signals.exit_code()) from None
         return found, flags.json
     if verb == "launch":
         raise SystemExit(run_launch(rest))
-    kinds = {"eval": Eval, "data list": DataList, "data inspect": DataInspect, "doctor": Doctor}
+    kinds: dict[str, Any] = {
+        "eval": Eval, "bench methods": BenchMethods, "data list": DataList,
+        "data inspect": DataInspect, "doctor": Doctor,
+    }  # fmt: skip
     if verb not in kinds:
         raise ConfigError(f"no verb {verb!r}{configs.suggest(verb, ['train', 'launch', *kinds])}")
     given = parse(kinds[verb], verb, rest)
@@ -244,6 +281,15 @@ def run_verb(arguments: list[str]) -> tuple[dict[str, Any], bool]:
         return verbs.evaluate(
             given.run, shots=given.shots, episodes=given.episodes, baselines_=given.baselines
         ), given.json
+    if verb == "bench methods":
+        from medmeta_jax import bench
+
+        signals = Signals()
+        found = bench.run(given, signals.told_to_stop)
+        if signals.told_to_stop():
+            print("medmeta: stopped; the same command goes on", file=sys.stderr)
+            raise SystemExit(signals.exit_code())
+        return found, given.json
     from medmeta_jax import inspection
 
     if verb == "data list":
@@ -262,7 +308,10 @@ def exit_code(error: Exception) -> int | None:
         return EXIT_USAGE
     if isinstance(error, DataError):
         return EXIT_DATA
-    kinds = {"RunError": EXIT_DATA, "CheckpointError": EXIT_DATA, "RunFailed": EXIT_FAILED}
+    kinds = {
+        "RunError": EXIT_DATA, "CheckpointError": EXIT_DATA, "WeightsError": EXIT_DATA,
+        "RunFailed": EXIT_FAILED,
+    }  # fmt: skip
     return EXIT_DATA if isinstance(error, RunError) else kinds.get(type(error).__name__)
 
 
@@ -312,7 +361,9 @@ def run(given: list[str]) -> None:
         who = f"process {os.environ[launch.INDEX]}: " if launch.INDEX in os.environ else ""
         print(f"medmeta: {who}{error}", file=sys.stderr)
         raise SystemExit(code) from None
-    if "results" in found:
+    if "table" in found:
+        print(found.pop("table"), file=sys.stderr if as_json else sys.stdout)
+    elif "results" in found:
         from medmeta_jax import console
 
         console.table(found, sys.stderr if as_json else sys.stdout)

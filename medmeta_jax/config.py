@@ -57,6 +57,8 @@ class TrainConfig:
     """A file of medmeta_jax/backbones; its own arguments are the `net` options."""
     net: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Arguments of the backbone."""
+    init_from: str | None = None
+    """A run, or a .npz or .safetensors file: parameters of the same names start from it."""
     norm: Literal["batch", "support", "group", "none"] = "support"
     """Where normalisation statistics come from. "batch" is transductive on the query set."""
     augment: tuple[str, ...] = ("rotate", "scale", "crop")

@@ -75,7 +75,8 @@ def compiled(family: Family, sampler: Any, mesh: Mesh | None) -> Any:
             logits = learner.predict(adapted, query.x, query.mask)
             return logits, query.y, query.mask, episode.classes
 
-        return jax.lax.map(one, keys)
+        chunk = parallel.default_chunk(keys.shape[0])
+        return jax.lax.map(one, keys, batch_size=chunk if chunk > 1 else None)
 
     if mesh is None:
         return jax.jit(run)

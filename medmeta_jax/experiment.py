@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from medmeta_jax import baselines, config as configs, parallel, processes, registry, train
+from medmeta_jax import baselines, config as configs, parallel, processes, registry, train, weights
 from medmeta_jax.augment._ops import augmented
 from medmeta_jax.checkpoint import Checkpoints
 from medmeta_jax.config import ConfigError, TrainConfig
@@ -27,7 +30,7 @@ from medmeta_jax.data.samples import DataError
 from medmeta_jax.data.splits import SIDES, Split, make_split
 from medmeta_jax.evaluation import FixedEpisodes, episode_keys, evaluate
 from medmeta_jax.losses import accuracy
-from medmeta_jax.runs import Run
+from medmeta_jax.runs import Run, existing
 from medmeta_jax.types import Array, Backbone, MetaLearner, Params
 
 VAL_SEED, TEST_SEED = 1_000_003, 2_000_003  # the same episodes for every run of a data set
@@ -37,7 +40,8 @@ class Experiment(NamedTuple):
     """Every value of a run, made from its configuration.
 
     learner adapts and predicts; training is the same with augmentation in its loss.
-    outputs is the number of ways the head has; val and test are fixed lists of episodes.
+    outputs is the number of ways the head has; val and test are fixed lists of episodes;
+    weights, by name, take the place of the learner's own at the start.
     """
 
     config: TrainConfig
@@ -53,6 +57,7 @@ class Experiment(NamedTuple):
     val: FixedEpisodes
     test: FixedEpisodes
     mesh: Mesh
+    weights: Mapping[str, np.ndarray]
 
 
 def load_split(config: TrainConfig) -> Split:
@@ -170,6 +175,9 @@ def build(config: TrainConfig) -> Experiment:
         lambda pool: sampler(jax.random.key(0), pool).support.x, split.pools["train"]
     )
 
+    example_x = jnp.zeros(example.shape, example.dtype)
+    start = start_weights(config.init_from, learner, example_x)
+
     def fixed(side: str, seed: int, count: int) -> FixedEpisodes:
         keys = parallel.replicate(episode_keys(seed, count), mesh)
         return FixedEpisodes(sampler, split.pools[side], keys, mesh)
@@ -183,12 +191,39 @@ def build(config: TrainConfig) -> Experiment:
         learner=learner,
         training=with_augmentation(config, learner),
         optimiser=outer_optimiser(config),
-        example_x=jnp.zeros(example.shape, example.dtype),
+        example_x=example_x,
         outputs=outputs,
         val=fixed("val", VAL_SEED, config.val_episodes),
         test=fixed("test", TEST_SEED, config.test_episodes),
         mesh=mesh,
+        weights=start,
     )
+
+
+def start_weights(
+    source: str | None, learner: MetaLearner, example_x: Array
+) -> dict[str, np.ndarray]:
+    """The weights of a run or a file that the learner takes, by name (WeightsError)."""
+    if source is None:
+        return {}
+    path = Path(source)
+    given = run_weights(existing(source)) if path.is_dir() else weights.read(path)
+    like = jax.eval_shape(learner.init, jax.random.key(0), example_x)
+    return {name: given[name] for name in weights.taken(like, given, source)}
+
+
+def run_weights(run: Run) -> dict[str, np.ndarray]:
+    """The best parameters of a run, by name, from its latest checkpoint (CheckpointError)."""
+    checkpoints = Checkpoints(run.checkpoints, read_only=True)
+    try:
+        saved = checkpoints.load()[1]
+    finally:
+        checkpoints.close()
+    return {
+        "/".join(re.findall(r"\['?([^\]']+)'?\]", path)): array
+        for path, array in saved.items()
+        if path.startswith(".best_params")
+    }
 
 
 def identity(experiment: Experiment) -> dict[str, Any]:
@@ -204,6 +239,8 @@ def initial_progress(experiment: Experiment, learner: MetaLearner) -> train.Prog
     """Training before its first step, from the configured seed."""
     key = jax.random.key(experiment.config.seed)
     state = train.init_state(learner, experiment.optimiser, key, experiment.example_x)
+    if experiment.weights:
+        state = state._replace(params=weights.put(state.params, experiment.weights))
     return jax.jit(train.start, out_shardings=parallel.everywhere(experiment.mesh))(state)
 
 
@@ -237,7 +274,7 @@ def compile_step(experiment: Experiment, learner: MetaLearner) -> Compiled:
         return step.lower(state, experiment.split.pools["train"], count).compile()
 
     share = config.meta_batch // experiment.mesh.size
-    most = config.chunk or train.default_chunk(share)
+    most = config.chunk or parallel.default_chunk(share)
     chunks = [n for n in range(most, 0, -1) if share % n == 0] if config.chunk is None else [most]
     limit = parallel.memory_limit(experiment.mesh.local_devices[0])
     chunk, step = train.first_that_fits(compile_at, chunks, limit)

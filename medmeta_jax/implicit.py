@@ -26,7 +26,7 @@ from medmeta_jax.mixed import opened
 from medmeta_jax.types import Params
 
 
-def implicit(*, steps: int, inner_lr: float, strength: float, cg_steps: int) -> Solve:
+def proximal(*, steps: int, inner_lr: float, strength: float, cg_steps: int) -> Solve:
     """Solve the proximal inner problem by gradient descent; differentiate it implicitly.
 
     Args:
@@ -37,7 +37,7 @@ def implicit(*, steps: int, inner_lr: float, strength: float, cg_steps: int) -> 
 
     The inner loss is taken at t = 0: a loss that changes from step to step has no solution.
 
-    >>> solve = implicit(steps=100, inner_lr=0.2, strength=1.0, cg_steps=5)
+    >>> solve = proximal(steps=100, inner_lr=0.2, strength=1.0, cg_steps=5)
     >>> jax.grad(lambda w: solve(lambda v, t: 1.5 * (v - 1.0) ** 2, w))(jnp.asarray(0.0))
     Array(0.25, dtype=float32, weak_type=True)
     """

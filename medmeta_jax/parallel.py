@@ -79,6 +79,12 @@ def memory_limit(device: jax.Device) -> int | None:
     return None if limit is None else int(0.9 * limit)  # the rest for evaluation's programs
 
 
+def default_chunk(count: int) -> int:
+    """Episodes to run side by side: one on a CPU, whose caches hold one episode's
+    activations; all of them on other devices."""
+    return 1 if jax.default_backend() == "cpu" else count
+
+
 def needed_bytes(compiled: Any) -> int:
     """Bytes that a compiled program takes on each device, by the compiler's own account."""
     memory = compiled.memory_analysis()

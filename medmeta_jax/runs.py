@@ -29,6 +29,7 @@ class Run:
         self.metrics = folder / "metrics.jsonl"
         self.summary = folder / "summary.json"
         self.checkpoints = folder / "checkpoints"
+        self.weights = folder / "init.npz"  # where --init-from gave any
 
     def log(self, record: dict[str, Any]) -> None:
         """Add one line to metrics.jsonl."""

@@ -94,12 +94,6 @@ def meta_gradient(
     return grads, loss, judged
 
 
-def default_chunk(meta_batch: int) -> int:
-    """Episodes to run side by side: one on a CPU, whose caches hold one episode's
-    activations; all of them on other devices."""
-    return 1 if jax.default_backend() == "cpu" else meta_batch
-
-
 def first_that_fits(
     compile_at: Callable[[int], Any], chunks: Sequence[int], limit: int | None
 ) -> tuple[int, Any]:
@@ -129,7 +123,7 @@ def make_step(
 
     Args:
       meta_batch: episodes a step.
-      chunk: episodes run side by side, a divisor of `meta_batch`; see `default_chunk`.
+      chunk: episodes run side by side, a divisor of `meta_batch`; see `parallel.default_chunk`.
       dispatch: the most steps that one call may take.
       mesh: devices to spread the episodes over, from `parallel.task_mesh`; the result is
         the same up to the order of one sum. `state` and `pool` are then on all of them.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from medmeta_jax import (
     baselines,
@@ -83,7 +84,7 @@ def train(
     seconds["compile"] = compiled.seconds
     console.say(f"compiled   in {compiled.seconds:.1f} s, {side_by_side(compiled.chunk)}")
     if resume is None and processes.is_first():
-        keep_choices(run, dataclasses.replace(experiment.config, chunk=compiled.chunk))
+        keep_choices(run, experiment, compiled.chunk)
     began = time.perf_counter()
     train_loop(experiment, compiled.step, run, resume is not None, told_to_stop)
     seconds["train"] = time.perf_counter() - began
@@ -106,9 +107,14 @@ def new_run(experiment: Experiment) -> Run:
     return Run(Path(processes.text_from_first(folder)))
 
 
-def keep_choices(run: Run, config: TrainConfig) -> None:
-    """Write down what the configuration left open, so that a resumed run computes the same."""
+def keep_choices(run: Run, experiment: Experiment, chunk: int) -> None:
+    """Write down what the configuration left open or named elsewhere, so that a resumed run
+    computes the same."""
+    config = dataclasses.replace(experiment.config, chunk=chunk)
     try:
+        if experiment.weights:
+            np.savez(run.weights, **experiment.weights)  # type: ignore[arg-type]
+            config = dataclasses.replace(config, init_from=str(run.weights.absolute()))
         runs.write_config(run, plain_config(config))
     except OSError as error:
         raise RunFailed(f"{run.config}: cannot be written ({error.strerror})") from None
@@ -130,7 +136,7 @@ def build(config: TrainConfig) -> Experiment:
 def plain_config(config: TrainConfig) -> dict[str, Any]:
     """The configuration as a run keeps it: paths absolute, to be found from anywhere."""
     plain = configs.to_plain(config)
-    for name in ("data", "meta_test"):
+    for name in ("data", "meta_test", "init_from"):
         if plain[name] is not None and Path(plain[name]).exists():
             plain[name] = str(Path(plain[name]).absolute())
     return plain
@@ -166,6 +172,8 @@ def describe(experiment: Experiment) -> None:
         f"learner    {config.algorithm} {dict(config.hyper)} on {config.backbone} "
         f"{dict(config.net)}, norm {config.norm}"
     )
+    if experiment.weights:
+        console.say(f"start      {len(experiment.weights)} parameters from {config.init_from}")
     mesh = experiment.mesh
     console.say(
         f"devices    {mesh.size} x {mesh.devices.flat[0].device_kind}, "

@@ -36,6 +36,20 @@ def test_predictions_equal_a_plain_loop() -> None:
             np.testing.assert_array_equal(found.classes[i], episode.classes)
 
 
+def test_side_by_side_is_the_same(monkeypatch) -> None:
+    """As on accelerators, which run a block's episodes together."""
+    learner = maml(tiny_backbone(), outputs=WAYS, steps=2)
+    params = learner.init(jax.random.key(0), EXAMPLE)
+    fixed = FixedEpisodes(sampler, POOL, episode_keys(3, 4))
+    after_one_another = predict_episodes(learner, params, fixed, steps=2)
+    evaluation.compiled.cache_clear()
+    monkeypatch.setattr(evaluation.parallel, "default_chunk", lambda count: count)
+    together = predict_episodes(learner, params, fixed, steps=2)
+    evaluation.compiled.cache_clear()
+    for a, b in zip(after_one_another, together, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
 def test_blocks_are_put_together_in_order(monkeypatch) -> None:
     learner = protonet(tiny_backbone(), outputs=WAYS)
     params = learner.init(jax.random.key(0), EXAMPLE)

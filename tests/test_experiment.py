@@ -11,7 +11,8 @@ import numpy as np
 import optax
 import pytest
 
-from medmeta_jax import baselines, experiment as experiments, registry, train
+from medmeta_jax import baselines, experiment as experiments, registry, runs, train
+from medmeta_jax.checkpoint import Checkpoints
 from medmeta_jax.config import TrainConfig
 from medmeta_jax.evaluation import sample_key
 from medmeta_jax.experiment import Experiment
@@ -45,6 +46,27 @@ def drawn_classes(experiment: Experiment, side: str) -> set[str]:
         for label in experiment.sampler(sample_key(key), episodes.pool).classes
     }
     return {experiment.split.class_names[label] for label in labels}
+
+
+def test_a_run_starts_from_the_best_parameters_of_another(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    """Of a ProtoNet, MAML takes the body, and has its own head; both report it by name."""
+    folder = runs.Run(tmp_path)
+    folder.config.write_text("", encoding="utf-8")
+    config = dataclasses.replace(experiment.config, algorithm="protonet", hyper={}, seed=7)
+    other = experiments.build(config)
+    progress = experiments.initial_progress(other, other.training)
+    checkpoints = Checkpoints(folder.checkpoints)
+    checkpoints.save(1, progress)
+    checkpoints.close()
+    started = experiments.build(dataclasses.replace(experiment.config, init_from=str(tmp_path)))
+    assert started.weights
+    assert all(name.startswith("body/") for name in started.weights)
+    params = experiments.initial_progress(started, started.training).state.params
+    jax.tree.map(np.testing.assert_array_equal, params["body"], progress.best_params["body"])
+    plain = experiments.initial_progress(experiment, experiment.training).state.params
+    jax.tree.map(np.testing.assert_array_equal, params["head"], plain["head"])
 
 
 @pytest.mark.parametrize("side", ["val", "test"])

@@ -38,18 +38,28 @@ ALLOWED = {
     "checkpoint": {"types"},
     "runs": set(),
     "console": set(),
+    "weights": {"types"},
     "baselines": {"types", "registry", "config", "data", "evaluation", "metrics"},
     "experiment": {
         "types", "registry", "config", "data", "augment", "losses", "train", "evaluation",
-        "baselines", "checkpoint", "runs", "parallel", "processes",
+        "baselines", "checkpoint", "runs", "parallel", "processes", "weights",
     },
     "verbs": {
         "config", "console", "experiment", "baselines", "runs", "data", "train", "checkpoint",
         "parallel", "processes",
     },
+    "protocol": {
+        "types", "registry", "config", "data", "evaluation", "baselines", "experiment", "train",
+    },
+    "standings": {"metrics"},
+    "bench": {
+        "config", "console", "experiment", "protocol", "standings", "runs", "parallel", "verbs",
+    },
     "inspection": {"console", "runs", "data"},
-    "cli": {"config", "console", "verbs", "inspection", "data", "runs", "launch", "processes"},
-    "__init__": set(),
+    "cli": {
+        "config", "console", "verbs", "bench", "inspection", "data", "runs", "launch", "processes",
+    },
+    "__init__": {"registry"},
     "__main__": {"cli"},
 }  # fmt: skip
 

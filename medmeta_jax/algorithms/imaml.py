@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from medmeta_jax.algorithms._adaptation import adaptation
 from medmeta_jax.heads import with_head
-from medmeta_jax.implicit import implicit
+from medmeta_jax.implicit import proximal
 from medmeta_jax.losses import cross_entropy, query_loss
 from medmeta_jax.types import Backbone, Loss, MetaLearner, checked
 
@@ -37,7 +37,7 @@ def imaml(
     meta_params: {"body", "head"}.
     """
     model = with_head(backbone, outputs)
-    solve = implicit(steps=steps, inner_lr=inner_lr, strength=strength, cg_steps=cg_steps)
+    solve = proximal(steps=steps, inner_lr=inner_lr, strength=strength, cg_steps=cg_steps)
     adapt, predict, _ = adaptation(
         model, outputs=outputs, loss=loss, steps=steps, solve=lambda theta: solve
     )

@@ -93,7 +93,9 @@ def measured(x: Any, mask: Array, size: tuple[int, int]) -> norms.Moments:
 
 
 class Conv(nn.Module):
-    """A convolution through `ops`, stride 1, padding SAME.
+    """A convolution through `ops`, padding SAME.
+
+    Where the form "winograd" does not apply (stride 2, other kernels), "auto" stands in.
 
     With `corners`, a 3x3 one gives the corners of its image (`ops/winograd.py`) and its kernel.
     """
@@ -103,6 +105,7 @@ class Conv(nn.Module):
     form: Form
     size: int = 3
     corners: bool = False
+    stride: int = 1
 
     @nn.compact
     def __call__(self, x: Array) -> Any:
@@ -114,7 +117,8 @@ class Conv(nn.Module):
         if self.corners:
             corners = conv_corners(x, kernel)
             return tuple(part + bias for part in corners) if self.use_bias else corners, kernel
-        y = conv(x, kernel, form=self.form)
+        other = self.form == "winograd" and (self.size, self.stride) != (3, 1)
+        y = conv(x, kernel, stride=self.stride, form="auto" if other else self.form)
         return y + bias if self.use_bias else y
 
 

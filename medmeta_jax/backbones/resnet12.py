@@ -40,8 +40,7 @@ class Block(nn.Module):
         for i in range(3):
             y = Norm(self.norm)(Conv(self.width, biased, self.form)(y), mask)
             y = nn.leaky_relu(y, SLOPE) if i < 2 else y
-        one_by_one: Form = "auto" if self.form == "winograd" else self.form
-        skip = Norm(self.norm)(Conv(self.width, biased, one_by_one, size=1)(x), mask)
+        skip = Norm(self.norm)(Conv(self.width, biased, self.form, size=1)(x), mask)
         out = nn.leaky_relu(y + skip, SLOPE)
         return max_pool(out) if min(out.shape[1:3]) >= 2 else out
 

@@ -23,7 +23,7 @@ from medmeta_jax.algorithms.protonet import protonet
 from medmeta_jax.algorithms.r2d2 import r2d2, ridge
 from medmeta_jax.algorithms.reptile import reptile, together
 from medmeta_jax.algorithms.tnet import tnet
-from medmeta_jax.implicit import implicit
+from medmeta_jax.implicit import proximal
 from medmeta_jax.inner import unrolled
 from medmeta_jax.types import Examples
 
@@ -80,7 +80,7 @@ def test_implicit_gradient_of_a_quadratic(x64: None) -> None:
     """φ* = (A + λ)⁻¹ (A c + λ θ): the solution and its derivative in θ and in c, exactly."""
     hessian, centre, theta = quadratic()
     strength = 2.0
-    solve = implicit(steps=500, inner_lr=0.05, strength=strength, cg_steps=20)
+    solve = proximal(steps=500, inner_lr=0.05, strength=strength, cg_steps=20)
 
     def solution(theta, centre):
         return solve(lambda phi, t: 0.5 * (phi - centre) @ hessian @ (phi - centre), theta)
@@ -108,7 +108,7 @@ def test_implicit_gradient_equals_that_of_many_unrolled_steps(x64: None) -> None
         return unrolled(optax.sgd(0.5), steps=300, order="second")(proximal, theta)
 
     def through_implicit(theta, scale):
-        solve = implicit(steps=300, inner_lr=0.5, strength=strength, cg_steps=20)
+        solve = proximal(steps=300, inner_lr=0.5, strength=strength, cg_steps=20)
         return solve(lambda phi, t: loss(phi, scale), theta)
 
     def outer(solve):
@@ -147,7 +147,7 @@ def test_implicit_gradient_of_a_network(episode) -> None:
 def test_implicit_gradient_under_vmap(x64: None) -> None:
     """As a chunk of episodes runs it: reverse mode over a vmap, and a vmap over reverse mode."""
     hessian, _, theta = quadratic()
-    solve = implicit(steps=400, inner_lr=0.05, strength=2.0, cg_steps=20)
+    solve = proximal(steps=400, inner_lr=0.05, strength=2.0, cg_steps=20)
     centres = jnp.stack([theta, 2 * theta, -theta])
 
     def one(theta, centre):

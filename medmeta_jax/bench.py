@@ -1,0 +1,134 @@
+"""`medmeta bench methods`: run the protocol into a folder, one row at a time, and tabulate.
+
+The folder holds plan.json, rows/, and after every row results.json, results.csv and
+results.md; with matplotlib also results.png. Called again with the same plan it goes on
+where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medmeta_jax import (
+    config as configs,
+    console,
+    experiment as experiments,
+    parallel,
+    protocol,
+    standings,
+    verbs,
+)
+from medmeta_jax.config import ConfigError, TrainConfig
+from medmeta_jax.protocol import Plan
+from medmeta_jax.runs import RunError, write_json, write_whole
+
+
+def plan_facts(plan: Plan) -> dict[str, Any]:
+    """What makes rows of two calls comparable: all but which methods were asked for."""
+    plain = configs.to_plain(plan.experiment.config)
+    for name in ("algorithm", "hyper", "seed", "baselines", "devices", "chunk"):
+        del plain[name]
+    return {
+        "config": json.loads(json.dumps(plain)),
+        "budget": vars(plan.budget),
+        "shots": list(plan.shots),
+        "data": experiments.identity(plan.experiment),
+    }
+
+
+def open_folder(folder: Path, plan: Plan) -> Path:
+    """The folder of rows, made or found; refused where it holds another plan (ConfigError)."""
+    rows, file, facts = folder / "rows", folder / "plan.json", plan_facts(plan)
+    try:
+        rows.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            write_json(file, facts)
+            return rows
+        before = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(
+            f"{folder}: cannot be written ({error.strerror}); give another --out"
+        ) from None
+    except ValueError:
+        raise ConfigError(f"out: {file} is not JSON; give another --out") from None
+    changed = [name for name in facts if before.get(name) != facts[name]]
+    if changed:
+        raise ConfigError(
+            f"out: {folder} holds rows of another plan ({', '.join(changed)} differ); "
+            "give another --out"
+        )
+    return rows
+
+
+def kept_rows(folder: Path) -> dict[str, dict[str, Any]]:
+    """The rows that are done, by name (RunError for one that cannot be read)."""
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}: cannot be read ({error}); delete it to do it again") from None
+    return found
+
+
+def tabulate(folder: Path, found: list[dict[str, Any]], reference: str) -> None:
+    """Write the results so far in each form."""
+    write_json(folder / "results.json", {"results": found})
+    write_whole(folder / "results.csv", standings.as_csv(found, reference))
+    write_whole(folder / "results.md", standings.markdown(found, reference) + "\n")
+    if importlib.util.find_spec("matplotlib"):
+        standings.plot(found, folder / "results.png")
+
+
+def bench_methods(
+    plan: Plan, wanted: tuple[str, ...], folder: Path, told_to_stop: Callable[[], bool]
+) -> dict[str, Any]:
+    """Run the rows that are missing; the results of all that were asked for."""
+    rows = open_folder(folder, plan)
+    records = kept_rows(rows)
+    facts, reference, found = protocol.facts(plan), wanted[0], []
+    names = [f"{method}-seed{seed}" for method in wanted for seed in range(plan.budget.seeds)]
+    left = [name for name in names if name not in records]
+    console.say(f"rows       {len(names) - len(left)} of {len(names)} are done, in {rows}")
+    fresh = protocol.rows(plan, wanted, set(records))
+    while True:
+        mine = [records[name] for name in names if name in records]
+        if mine:
+            found = standings.results(mine, facts, plan.shots, reference)
+            tabulate(folder, found, reference)
+        if told_to_stop() or (done := next(fresh, None)) is None:
+            break
+        name, record = done
+        write_json(rows / f"{name}.json", record)
+        records[name] = record
+        means = {shots: np.mean(of["scores"]["accuracy"]) for shots, of in record["shots"].items()}
+        shown = "  ".join(f"{shots}-shot {100 * mean:.1f}" for shots, mean in means.items())
+        console.say(f"row        {name}: {shown}  ({record['seconds']:.0f} s)")
+    table = standings.markdown(found, reference) if found else "no row is done"
+    return {"results": found, "out": str(folder), "table": table}
+
+
+def run(given: Any, told_to_stop: Callable[[], bool]) -> dict[str, Any]:
+    """`bench_methods` of the command line's options."""
+    verbs.enable_compilation_cache()
+    wanted = protocol.chosen_methods(given.methods)
+    budget = protocol.BUDGETS[given.budget]
+    if given.seeds is not None:
+        if given.seeds < 1:
+            raise ConfigError(f"seeds: must be >= 1, got {given.seeds}")
+        budget = dataclasses.replace(budget, seeds=given.seeds)
+    same = ("data", "meta_test", "ways", "image_size", "norm")
+    config = TrainConfig(**{name: getattr(given, name) for name in same})
+    with contextlib.suppress(RuntimeError):  # in a notebook or a test JAX runs already
+        parallel.use_cpu_devices(parallel.cores())
+    plan = protocol.make_plan(config, budget, given.shots)
+    folder = Path(given.out or f"bench/{Path(given.data).stem}-{given.budget}")
+    return bench_methods(plan, wanted, folder, told_to_stop)

@@ -1,0 +1,120 @@
+"""The protocol: what every method gets alike, what is judged, and going on where it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medmeta_jax import bench, protocol
+from medmeta_jax.config import ConfigError, TrainConfig
+from medmeta_jax.protocol import Budget, Plan
+
+BUDGET = Budget(4, 4, 2, 1, False, 4, 6)
+
+
+@pytest.fixture(autouse=True)
+def strict_promotion() -> None:
+    """Not here: optax's schedules and Adam mix a float with an int count."""
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """Nine classes, each noise around an 8-pixel image of its own."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(9), 12)
+    images = rng.integers(0, 200, (9, 8, 8))[labels] + rng.integers(0, 55, (108, 8, 8))
+    path = tmp_path_factory.mktemp("protocol") / "toy.npz"
+    np.savez(path, images=images.astype(np.uint8), labels=labels)
+    config = TrainConfig(data=str(path), image_size=8, ways=2, queries=3, augment=())
+    return protocol.make_plan(config, BUDGET, (3, 1))
+
+
+def test_every_algorithm_is_a_method_and_maml_the_reference() -> None:
+    everything = protocol.chosen_methods(("all",))
+    assert len(everything) == len(protocol.methods()) == 20
+    assert everything[0] == "maml"
+    assert protocol.chosen_methods(("anil", "protonet")) == ("anil", "protonet")
+    with pytest.raises(ConfigError, match="methods: no 'protnet'; did you mean protonet"):
+        protocol.chosen_methods(("protnet",))
+
+
+def test_an_episode_of_fewer_shots_is_the_same_with_fewer_images(plan: Plan) -> None:
+    assert plan.shots == (1, 3)
+    few, many = (protocol.judged_at(plan, "test", shots) for shots in plan.shots)
+    assert few.sampler is many.sampler  # one program
+    a, b = (of.sampler(of.keys[0], of.pool) for of in (few, many))
+    np.testing.assert_array_equal(a.query.x, b.query.x)
+    np.testing.assert_array_equal(a.support.x, b.support.x)
+    counts = [jnp.bincount(e.support.y[e.support.mask], length=2).tolist() for e in (a, b)]
+    assert counts == [[1, 1], [3, 3]]
+
+
+def test_settings_of_a_method(plan: Plan) -> None:
+    """Seeds differ in nothing but the seed; phases counted in meta-steps follow the budget."""
+    a, b = (protocol.for_method(plan, "pmf", seed) for seed in (0, 1))
+    assert (a.config.seed, b.config.seed) == (0, 1)
+    assert a.config.hyper["pretrain_steps"] == BUDGET.meta_steps // 2
+    assert a.config.hyper == b.config.hyper
+    assert protocol.for_method(plan, "maml", 0, inner_lr=0.5).config.hyper["inner_lr"] == 0.5
+
+
+def rows_of(folder: Path) -> dict[str, Any]:
+    return {path.name: path.read_text(encoding="utf-8") for path in (folder / "rows").iterdir()}
+
+
+def test_the_folder_goes_on_where_it_was(plan: Plan, tmp_path: Path) -> None:
+    """Stopped after a row and called again: the rows of one go, but for their seconds."""
+    wanted = ("protonet", "nearest_centroid", "scratch")
+    asked: list[int] = []
+
+    def after_one() -> bool:
+        asked.append(0)
+        return len(asked) > 1
+
+    part = bench.bench_methods(plan, wanted, tmp_path / "a", after_one)
+    assert list(rows_of(tmp_path / "a")) == ["protonet-seed0.json"]
+    assert len(part["results"]) == 2
+    again = bench.bench_methods(plan, wanted, tmp_path / "a", lambda: False)
+    whole = bench.bench_methods(plan, wanted, tmp_path / "b", lambda: False)
+
+    def without_seconds(found: dict[str, Any]) -> list[dict[str, Any]]:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in found["results"]]
+
+    assert without_seconds(again) == without_seconds(whole)
+    names = [row["learner"] for row in whole["results"]]
+    assert sorted(names) == sorted(2 * wanted)
+    assert names[0] == "protonet"
+    written = json.loads((tmp_path / "a" / "results.json").read_text(encoding="utf-8"))
+    assert written["results"] == json.loads(json.dumps(again["results"]))
+    assert "| scratch |" in (tmp_path / "a" / "results.md").read_text(encoding="utf-8")
+
+
+def test_rows_of_another_plan_are_refused(plan: Plan, tmp_path: Path) -> None:
+    bench.open_folder(tmp_path, plan)
+    other = plan._replace(shots=(1, 2))
+    with pytest.raises(ConfigError, match=r"holds rows of another plan \(shots differ\)"):
+        bench.open_folder(tmp_path, other)
+
+
+def test_a_damaged_row_is_named(tmp_path: Path) -> None:
+    (tmp_path / "maml-seed0.json").write_text("{", encoding="utf-8")
+    with pytest.raises(bench.RunError, match=r"maml-seed0.json: cannot be read .* delete it"):
+        bench.kept_rows(tmp_path)
+
+
+def test_a_search_takes_the_best_on_meta_validation(plan: Plan) -> None:
+    """Rates and steps of scratch at each shot, named with what they were chosen from."""
+    searching = plan._replace(budget=dataclasses.replace(plan.budget, searches=True))
+    trained = protocol.Trainer(searching).train("scratch", 0)
+    scores, chosen = protocol.judge(searching, "scratch", trained, 3)
+    rates, steps = protocol.AT_META_TEST["scratch"]
+    assert chosen["inner_lr"] in rates
+    assert chosen["steps"] in steps
+    assert chosen["of"] == {"inner_lr": rates, "steps": steps}
+    assert len(scores.per_episode["accuracy"]) == BUDGET.test_episodes
