@@ -42,7 +42,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
                 from safetensors.numpy import load_file
             except ImportError:
                 raise WeightsError(
-                    f"{path}: reading it takes the extra: pip install "medmeta_jax[weights]""
+                    f"{path}: reading it takes the extra 'weights': pip install safetensors"
                 ) from None
             return dict(load_file(path))
         with np.load(path, allow_pickle=False) as file:
