@@ -140,17 +140,15 @@ def judged_at(plan: Plan, side: str, shots: int) -> FixedEpisodes:
     return episodes._replace(sampler=shots_sampler(spec), pool=pool)
 
 
-def for_method(plan: Plan, method: str, seed: int, **hyper: Any) -> Experiment:
-    """The shared experiment with a method's learner, a seed, and settings over the defaults."""
+def for_method(plan: Plan, method: str, **hyper: Any) -> Experiment:
+    """The shared experiment with a method's learner, and settings over the defaults."""
     algorithm = "finetune" if method == SCRATCH else method
     steps = plan.budget.meta_steps
     # Phases that are counted in meta-steps are parts of the budget.
     phases = {"multi_step": steps // 3, "pretrain_steps": steps // 2}
     known = configs.options("algorithms", algorithm)
     given = {name: value for name, value in {**phases, **hyper}.items() if name in known}
-    config = dataclasses.replace(
-        plan.experiment.config, algorithm=algorithm, hyper=given, seed=seed
-    )
+    config = dataclasses.replace(plan.experiment.config, algorithm=algorithm, hyper=given)
     config = configs.check(config)
     learner = experiments.make_learner(
         config,
@@ -176,29 +174,37 @@ class Trainer:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.step: tuple[Any, Any] = (None, None)
+        self.experiments: dict[Any, Experiment] = {}
+        self.compiled: tuple[MetaLearner | None, Any] = (None, None)
         self.classifiers: dict[int, Trained] = {}
         self.factors: dict[str, float] = {}
+
+    def made(self, method: str, seed: int, **hyper: Any) -> Experiment:
+        """`for_method` with a seed: one learner, and so one program, for all seeds."""
+        key = (method, tuple(sorted(hyper.items())))
+        if key not in self.experiments:
+            self.experiments[key] = for_method(self.plan, method, **hyper)
+        found = self.experiments[key]
+        return found._replace(config=dataclasses.replace(found.config, seed=seed))
 
     def train(self, method: str, seed: int) -> Trained:
         """A method from a seed, with its settings chosen where the budget searches."""
         if method == SCRATCH:
-            made = for_method(self.plan, method, seed)
+            made = self.made(method, seed)
             params = experiments.initial_progress(made, made.learner).state.params
             return Trained(made, params, float("nan"), {})
         if method in CLASSIFIER:
             if seed not in self.classifiers:
-                centroid = for_method(self.plan, "nearest_centroid", seed)
+                centroid = self.made("nearest_centroid", seed)
                 self.classifiers[seed] = self.fit(centroid, self.plan.budget.meta_steps)
-            made = for_method(self.plan, method, seed)
-            return self.classifiers[seed]._replace(experiment=made)
-        made = for_method(self.plan, method, seed)
+            return self.classifiers[seed]._replace(experiment=self.made(method, seed))
+        made = self.made(method, seed)
         rate = made.config.hyper.get("inner_lr")
         if not self.plan.budget.searches or rate is None or method in AT_META_TEST:
             return self.fit(made, self.plan.budget.meta_steps)
         if method not in self.factors:
             self.factors[method] = self.best_factor(method, rate)
-        made = for_method(self.plan, method, seed, inner_lr=rate * self.factors[method])
+        made = self.made(method, seed, inner_lr=rate * self.factors[method])
         settings = {
             "inner_lr": rate * self.factors[method],
             "of": {"inner_lr": [rate * factor for factor in RATE_FACTORS]},
@@ -209,20 +215,17 @@ class Trainer:
         """The factor on the inner rate that does best on meta-validation, after short training."""
         steps = max(1, self.plan.budget.meta_steps // SEARCH_SHARE)
         tries = {
-            factor: self.fit(for_method(self.plan, method, 0, inner_lr=rate * factor), steps).score
+            factor: self.fit(self.made(method, 0, inner_lr=rate * factor), steps).score
             for factor in RATE_FACTORS
         }
         return max(tries, key=lambda factor: tries[factor])
 
     def fit(self, made: Experiment, steps: int) -> Trained:
         """Train, and keep the best on meta-validation."""
-        # Seeds share a program: only the settings are compiled in.
-        key = (made.config.algorithm, tuple(sorted(made.config.hyper.items())))
-        if self.step[0] != key:
-            self.step = (key, (experiments.compile_step(made, made.training).step, made))
-        step, compiled = self.step[1]
-        made = made._replace(learner=compiled.learner, training=compiled.training)
-        config = made.config
+        if self.compiled[0] is not made.training:
+            step = experiments.compile_step(made, made.training).step
+            self.compiled = (made.training, step)
+        step, config = self.compiled[1], made.config
         progress = experiments.initial_progress(made, made.training)
         for report in train.fit(
             step,

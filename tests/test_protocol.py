@@ -57,11 +57,12 @@ def test_an_episode_of_fewer_shots_is_the_same_with_fewer_images(plan: Plan) -> 
 
 def test_settings_of_a_method(plan: Plan) -> None:
     """Seeds differ in nothing but the seed; phases counted in meta-steps follow the budget."""
-    a, b = (protocol.for_method(plan, "pmf", seed) for seed in (0, 1))
+    trainer = protocol.Trainer(plan)
+    a, b = (trainer.made("pmf", seed) for seed in (0, 1))
     assert (a.config.seed, b.config.seed) == (0, 1)
+    assert a.learner is b.learner
     assert a.config.hyper["pretrain_steps"] == BUDGET.meta_steps // 2
-    assert a.config.hyper == b.config.hyper
-    assert protocol.for_method(plan, "maml", 0, inner_lr=0.5).config.hyper["inner_lr"] == 0.5
+    assert trainer.made("maml", 0, inner_lr=0.5).config.hyper["inner_lr"] == 0.5
 
 
 def rows_of(folder: Path) -> dict[str, Any]:
