@@ -169,10 +169,35 @@ def test_a_signal_saves_and_can_be_resumed(
     assert max(steps) == json.loads(lines[-1])["step"]
 
 
+def test_bench_methods_to_a_table(medmeta, archive: Path, tmp_path: Path) -> None:
+    """Two methods, one at a time; the second call finds the first's row."""
+    task = ("--data", archive, "--image-size", "8", "--ways", "2", "--out", tmp_path / "out")
+    call = ("bench", "methods", *task, "--json", "--shots")
+    first = medmeta(*call, "1", "2", "--methods", "nearest_centroid")
+    assert first.returncode == 0, first.stderr
+    second = medmeta(*call, "1", "2", "--methods", "nearest_centroid", "scratch")
+    assert "1 of 2 are done" in second.stderr
+    found = json.loads(second.stdout)
+    assert [(r["learner"], r["shots"]) for r in found["results"]] == [
+        ("nearest_centroid", 1), ("scratch", 1), ("nearest_centroid", 2), ("scratch", 2),
+    ]  # fmt: skip
+    assert {"accuracy", "episodes_hash", "chosen", "norm"} <= found["results"][0].keys()
+    assert "minus_nearest_centroid" in found["results"][1]
+    assert "| scratch |" in second.stderr
+    assert {p.name for p in (tmp_path / "out").iterdir()} >= {
+        "plan.json", "rows", "results.json", "results.csv", "results.md",
+    }  # fmt: skip
+    other = medmeta(*call, "3", "--methods", "scratch")
+    assert_refused(other, 2, "holds rows of another plan")
+
+
 def test_usage_errors(medmeta, archive: Path, tmp_path: Path) -> None:
     assert_refused(medmeta("trian"), 2, "no verb 'trian'", "did you mean train")
     assert_refused(medmeta("train", "--meta-stepz", "3"), 2, "--meta-steps")
     assert_refused(medmeta("train", "--algorithm", "mamal"), 2, "did you mean maml")
+    assert_refused(medmeta("bench", "methods", "--methods", "mamal"), 2, "methods: no 'mamal'")
+    gone = ("train", "--data", archive, "--init-from", tmp_path / "gone.npz")
+    assert_refused(medmeta(*gone, *TINY), 3, "gone.npz: no such file of weights")
     assert_refused(
         medmeta("train", "--data", archive, "--hyper.inner-lr", "-1"), 2, "inner_lr must be > 0"
     )
