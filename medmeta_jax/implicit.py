@@ -39,7 +39,7 @@ def proximal(*, steps: int, inner_lr: float, strength: float, cg_steps: int) -> 
 
     >>> solve = proximal(steps=100, inner_lr=0.2, strength=1.0, cg_steps=5)
     >>> jax.grad(lambda w: solve(lambda v, t: 1.5 * (v - 1.0) ** 2, w))(jnp.asarray(0.0))
-    Array(0.25, dtype=float32, weak_type=True)
+    Array(0.25, dtype=float32)
     """
     if steps < 0:
         raise ValueError(f"steps must be >= 0, got {steps}")

@@ -95,7 +95,7 @@ def markdown(found: Sequence[Mapping[str, Any]], reference: str) -> str:
         ways = rows[0]["ways"]
         lines += [
             f"{ways}-way {shots}-shot, {rows[0]['episodes']} episodes {rows[0]['episodes_hash']}, "
-            f"{rows[0]['seeds']['count']} training seeds",
+            f"training seeds: {rows[0]['seeds']['count']}",
             "",
             f"| learner | accuracy | sd over seeds | minus {reference} | p (Holm) | norm |",
             "|---|---|---|---|---|---|",
@@ -155,14 +155,14 @@ def plot(found: Sequence[Mapping[str, Any]], path: Path) -> None:
                 [100 * row["accuracy"]["mean"] for row in rows],
                 [100 * row["accuracy"]["ci95"] for row in rows],
                 color=colours[i % 5], linestyle="-" if i < 5 else "--", marker="os^Dv"[i % 5],
-                markersize=4, label=name,
+                markersize=4, markerfacecolor=None if i < 5 else "white", label=name,
             )  # fmt: skip
         ax.set_xscale("log")
         ax.set_xticks(shots, [str(count) for count in shots])
         ax.minorticks_off()
         ax.set_xlabel("support images a class")
         ax.spines[["top", "right"]].set_visible(False)
-        ax.legend(frameon=False, fontsize=7)
+        ax.legend(frameon=False, fontsize=7, handlelength=4)
     axes[0].set_ylabel("accuracy, per cent, with 95% intervals")
     figure.tight_layout()
     figure.savefig(path, dpi=150)

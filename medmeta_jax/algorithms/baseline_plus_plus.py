@@ -55,6 +55,7 @@ def unit(values: Array, axis: int) -> Array:
 def cosines(vectors: Array, features: Array) -> Array:
     """[F, K], [n, F] -> [n, K] cosines.
 
+    >>> import jax.numpy as jnp
     >>> cosines(jnp.array([[2.0], [0.0]]), jnp.array([[3.0, 4.0]])).round(4)
     Array([[0.6]], dtype=float32)
     """

@@ -48,7 +48,7 @@ def ridge(features: Array, targets: Array, strength: Array) -> Array:
 
     Rows of zeros change nothing.
 
-    >>> ridge(jnp.eye(2), jnp.eye(2), jnp.asarray(1.0))
+    >>> ridge(jnp.eye(2), jnp.eye(2), jnp.asarray(1.0)).round(4)
     Array([[0.5, 0. ],
            [0. , 0.5]], dtype=float32)
     """
