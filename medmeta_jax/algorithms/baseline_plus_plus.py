@@ -56,8 +56,9 @@ def cosines(vectors: Array, features: Array) -> Array:
     """[F, K], [n, F] -> [n, K] cosines.
 
     >>> import jax.numpy as jnp
-    >>> cosines(jnp.array([[2.0], [0.0]]), jnp.array([[3.0, 4.0]])).round(4)
-    Array([[0.6]], dtype=float32)
+    >>> found = cosines(jnp.array([[2.0], [0.0]]), jnp.array([[3.0, 4.0]]))
+    >>> found.shape, f"{found.item():.4f}"
+    ((1, 1), '0.6000')
     """
     return unit(features, -1) @ unit(vectors, 0)
 
