@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import memory, memory_use, report, scaling
+from benchmarks import breakdown, memory, memory_use, report, scaling
 from benchmarks.workloads import WORKLOADS, Arrays, Engine, gflop, make_arrays, make_learner
 from medmeta_jax import parallel
 from medmeta_jax.types import Episode, Examples
@@ -45,6 +45,32 @@ def test_the_arithmetic_of_a_workload() -> None:
     forward = 2 * 9 * 64 * (28**2 * 1 + (14**2 + 7**2 + 3**2) * 64)
     # Five steps of a gradient and its derivative (9 passes) on 5 images, 3 passes on 75 queries.
     assert gflop(WORKLOADS["A"]) == pytest.approx((5 * 9 * 5 + 3 * 75) * forward / 1e9)
+
+
+def test_operations_are_told_apart_by_what_they_contain() -> None:
+    """Of a compiled program's text; what contains others is left out."""
+    program = """HloModule m
+
+%inside.1 (p: f32[2,2]) -> f32[2,2] {
+  %p = f32[2,2]{1,0} parameter(0)
+  ROOT %dot.9 = f32[2,2]{1,0} dot(%p, %p), lhs_contracting_dims={1}
+}
+
+ENTRY %main (a: f32[2,2]) -> (f32[2,2], s32[]) {
+  %a = f32[2,2]{1,0} parameter(0)
+  %fused.1 = f32[2,2]{1,0} fusion(%a), kind=kCustom, calls=%inside.1
+  %dot.2 = f32[2,2]{1,0} dot(%a, %a), lhs_contracting_dims={0}
+  %add.3 = f32[2,2]{1,0} add(%a, %dot.2)
+  %while.4 = (f32[2,2]{1,0}, s32[]) while(%a), condition=%c, body=%b
+  ROOT %psum = f32[4]{0} all-reduce(%a), to_apply=%sum
+}
+"""
+    found = breakdown.kinds(program)
+    assert found["fused.1"] == "dot, fused or by YNN"
+    assert found["dot.2"] == "dot, by itself"
+    assert found["add.3"] == "additions and other element-wise work"
+    assert found["psum"] == "sum over devices, with waiting"
+    assert "while.4" not in found
 
 
 def test_memory_that_is_taken_is_seen() -> None:
