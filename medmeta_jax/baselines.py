@@ -135,7 +135,21 @@ def tuned(
     steps: tuple[int, ...],
 ) -> Row:
     """A row whose rate and steps are the best on the first meta-validation episodes."""
-    some = task.val._replace(keys=task.val.keys[:SELECTION_EPISODES])
+    scores, chosen = searched(family, params, task.val, task.test, rates, steps)
+    return Row(name, task.backbone.norm, scores, chosen)
+
+
+def searched(
+    family: Family,
+    params: Params,
+    val: FixedEpisodes,
+    test: FixedEpisodes,
+    rates: tuple[float, ...],
+    steps: tuple[int, ...],
+) -> tuple[Scores, dict[str, Any]]:
+    """Scores on `test` at the rate and steps that are best on the first episodes of `val`, and
+    these settings with what they were chosen from."""
+    some = val._replace(keys=val.keys[:SELECTION_EPISODES])
 
     def at(rate: float, count: int, episodes: FixedEpisodes) -> Scores:
         return evaluate(family, params, episodes, steps=count, settings=(rate,))
@@ -147,7 +161,7 @@ def tuned(
     }
     rate, count = max(found, key=lambda setting: found[setting])
     chosen = {"inner_lr": rate, "steps": count, "of": {"inner_lr": rates, "steps": steps}}
-    return Row(name, task.backbone.norm, at(rate, count, task.test), chosen)
+    return at(rate, count, test), chosen
 
 
 def result(row: Row, first: Row, task_facts: dict[str, Any]) -> dict[str, Any]:

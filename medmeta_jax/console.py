@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -69,7 +69,7 @@ def table(summary: dict[str, Any], out: TextIO) -> None:
     print(footnote(summary), file=out)
 
 
-def percent(estimate: dict[str, float], *, sign: bool = False) -> str:
+def percent(estimate: Mapping[str, float], *, sign: bool = False) -> str:
     """`{"mean", "ci95"}` as "62.1 ± 0.9"."""
     mean = f"{100 * estimate['mean']:{'+' if sign else ''}.1f}"
     return f"{mean} ± {100 * estimate['ci95']:.1f}"

@@ -74,17 +74,10 @@ def unrolled(
     >>> solve(lambda w, t: 0.5 * w**2, jnp.asarray(2.0))
     Array(1., dtype=float32)
     """
-    if steps < 0:
-        raise ValueError(f"steps must be >= 0, got {steps}")
-    if order not in get_args(Order):
-        raise ValueError(f"order must be one of {get_args(Order)}, got {order!r}")
-    if remat not in get_args(Remat):
-        raise ValueError(f"remat must be one of {get_args(Remat)}, got {remat!r}")
+    require_loop(steps, order, remat, loop)
     if remat == "auto":
         # Optimisers whose update is not linear in the gradient need the gradient.
         remat = "gradient" if order == "mixed" else "none"
-    if loop not in get_args(Loop):
-        raise ValueError(f"loop must be one of {get_args(Loop)}, got {loop!r}")
 
     def solve(
         inner_loss: InnerLoss, params: Params, count: Any = None, *, trajectory: bool = False
@@ -144,6 +137,18 @@ def descent(direction: Callable[[Params, Array], Params]) -> optax.GradientTrans
         return jax.tree.map(jnp.negative, direction(grads, t)), t + 1
 
     return optax.GradientTransformation(init, update)
+
+
+def require_loop(steps: int, order: Order, remat: Remat = "auto", loop: Loop = "scan") -> None:
+    """Refuse arguments that `unrolled` cannot take (ValueError)."""
+    if steps < 0:
+        raise ValueError(f"steps must be >= 0, got {steps}")
+    if order not in get_args(Order):
+        raise ValueError(f"order must be one of {get_args(Order)}, got {order!r}")
+    if remat not in get_args(Remat):
+        raise ValueError(f"remat must be one of {get_args(Remat)}, got {remat!r}")
+    if loop not in get_args(Loop):
+        raise ValueError(f"loop must be one of {get_args(Loop)}, got {loop!r}")
 
 
 def require_positive(name: str, value: Any) -> None:

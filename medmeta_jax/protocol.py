@@ -250,19 +250,8 @@ def judge(plan: Plan, method: str, trained: Trained, shots: int) -> tuple[Scores
     rates, counts = AT_META_TEST[method]
     family = family_of(plan, trained.experiment.config)
     val = judged_at(plan, "val", shots)
-    val = val._replace(keys=val.keys[: baselines.SELECTION_EPISODES])
-
-    def at(rate: float, count: int, episodes: FixedEpisodes) -> Scores:
-        return evaluate(family, trained.params, episodes, steps=count, settings=(rate,))
-
-    tried = {
-        (rate, count): at(rate, count, val).estimate("accuracy").mean
-        for rate in rates
-        for count in counts
-    }
-    rate, count = max(tried, key=lambda setting: tried[setting])
-    chosen = {"inner_lr": rate, "steps": count, "of": {"inner_lr": rates, "steps": counts}}
-    return at(rate, count, test), {**hyper, **chosen}
+    scores, chosen = baselines.searched(family, trained.params, val, test, rates, counts)
+    return scores, {**hyper, **chosen}
 
 
 @functools.lru_cache(maxsize=16)

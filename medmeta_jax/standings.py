@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from medmeta_jax.console import percent
 from medmeta_jax.metrics.comparison import holm, paired_p
 from medmeta_jax.metrics.intervals import over_episodes, paired_difference
 
@@ -77,11 +78,6 @@ def results(
     return found
 
 
-def percent(value: float | None, digits: int = 1, sign: bool = False) -> str:
-    """A share as per cent, or a dash."""
-    return "-" if value is None else f"{100 * value:{'+' if sign else ''}.{digits}f}"
-
-
 def gap_of(row: Mapping[str, Any]) -> Mapping[str, float] | None:
     """A result's paired difference from the reference."""
     return next((row[key] for key in row if key.startswith("minus_")), None)
@@ -101,12 +97,13 @@ def markdown(found: Sequence[Mapping[str, Any]], reference: str) -> str:
             "|---|---|---|---|---|---|",
         ]
         for row in rows:
-            mean, gap = row["accuracy"], gap_of(row)
-            versus = f"{percent(gap['mean'], sign=True)} ± {percent(gap['ci95'])}" if gap else ""
+            gap, sd = gap_of(row), row["seeds"]["sd"]
+            versus = percent(gap, sign=True) if gap else ""
+            spread = "-" if sd is None else f"{100 * sd:.1f}"
             p = f"{row['p_holm']:.2g}" if gap else ""
             lines.append(
-                f"| {row['learner']} | {percent(mean['mean'])} ± {percent(mean['ci95'])} "
-                f"| {percent(row['seeds']['sd'])} | {versus} | {p} | {row['norm']} |"
+                f"| {row['learner']} | {percent(row['accuracy'])} | {spread} "
+                f"| {versus} | {p} | {row['norm']} |"
             )
         lines.append("")
     lines.append(

@@ -51,7 +51,7 @@ ALLOWED = {
     "protocol": {
         "types", "registry", "config", "data", "evaluation", "baselines", "experiment", "train",
     },
-    "standings": {"metrics"},
+    "standings": {"metrics", "console"},
     "bench": {
         "config", "console", "experiment", "protocol", "standings", "runs", "parallel", "verbs",
     },

@@ -18,7 +18,16 @@ import jax.numpy as jnp
 
 from medmeta_jax.algorithms._adaptation import adaptation
 from medmeta_jax.heads import with_head
-from medmeta_jax.inner import Order, Path, Solve, descent, partition, require_positive, unrolled
+from medmeta_jax.inner import (
+    Order,
+    Path,
+    Solve,
+    descent,
+    partition,
+    require_loop,
+    require_positive,
+    unrolled,
+)
 from medmeta_jax.losses import cross_entropy, query_loss
 from medmeta_jax.types import (
     Array,
@@ -80,10 +89,10 @@ def maml_plus_plus(
     [steps + 1, ...] a norm's parameter}.
     """
     require_positive("inner_lr", inner_lr)
+    require_loop(steps, order)
     for name, value in (("multi_step", multi_step), ("first_order", first_order)):
         if value < 0:
             raise ValueError(f"{name} must be >= 0, got {value}")
-    unrolled(descent(lambda grads, t: grads), steps=steps, order=order)  # refuses nonsense now
     model = with_head(backbone, outputs)
 
     def init(key: Array, x: PyTree) -> Params:

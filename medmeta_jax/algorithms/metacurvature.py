@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from medmeta_jax.algorithms._adaptation import adaptation
 from medmeta_jax.heads import with_head
-from medmeta_jax.inner import Order, Solve, descent, require_positive, unrolled
+from medmeta_jax.inner import Order, Solve, descent, require_loop, require_positive, unrolled
 from medmeta_jax.losses import cross_entropy, query_loss
 from medmeta_jax.types import Array, Backbone, Loss, MetaLearner, Params, PyTree, checked
 
@@ -62,6 +62,7 @@ def metacurvature(
     meta_params: {"body", "head", "curvature": [a dict of matrices a parameter]}.
     """
     require_positive("inner_lr", inner_lr)
+    require_loop(steps, order)
     model = with_head(backbone, outputs)
 
     def init(key: Array, x: PyTree) -> Params:
@@ -77,7 +78,6 @@ def metacurvature(
 
         return unrolled(descent(direction), steps=steps, order=order)
 
-    unrolled(descent(lambda grads, t: grads), steps=steps, order=order)  # refuses nonsense now
     adapt, predict, _ = adaptation(model, outputs=outputs, loss=loss, steps=steps, solve=solve)
     meta_loss = query_loss(adapt, predict, loss)
     return checked(MetaLearner(init, adapt, predict, meta_loss, backbone.norm))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from medmeta_jax.algorithms._adaptation import adaptation
 from medmeta_jax.heads import with_head
-from medmeta_jax.inner import Order, Solve, descent, require_positive, unrolled
+from medmeta_jax.inner import Order, Solve, descent, require_loop, require_positive, unrolled
 from medmeta_jax.losses import cross_entropy, query_loss
 from medmeta_jax.types import Array, Backbone, Loss, MetaLearner, Params, PyTree, checked
 
@@ -32,6 +32,7 @@ def metasgd(
     meta_params: {"body", "head", "rates": {"body", "head"}}.
     """
     require_positive("inner_lr", inner_lr)
+    require_loop(steps, order)
     model = with_head(backbone, outputs)
 
     def init(key: Array, x: PyTree) -> Params:
@@ -42,7 +43,6 @@ def metasgd(
         optimiser = descent(lambda grads, t: jax.tree.map(jnp.multiply, theta["rates"], grads))
         return unrolled(optimiser, steps=steps, order=order)
 
-    unrolled(descent(lambda grads, t: grads), steps=steps, order=order)  # refuses nonsense now
     adapt, predict, _ = adaptation(model, outputs=outputs, loss=loss, steps=steps, solve=solve)
     meta_loss = query_loss(adapt, predict, loss)
     return checked(MetaLearner(init, adapt, predict, meta_loss, backbone.norm))

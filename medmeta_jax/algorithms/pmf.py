@@ -23,9 +23,9 @@ from medmeta_jax.algorithms._pretraining import (
     pretraining_loss,
     require_sizes,
 )
-from medmeta_jax.algorithms.protonet import Adapted, class_means, protonet
+from medmeta_jax.algorithms.protonet import Adapted, protonet
 from medmeta_jax.inner import require_positive, unrolled
-from medmeta_jax.losses import cross_entropy, ways_present
+from medmeta_jax.losses import cross_entropy
 from medmeta_jax.types import (
     Array,
     Backbone,
@@ -83,11 +83,9 @@ def pmf(
     solve = unrolled(optax.sgd(inner_lr), steps=steps, order="first")
 
     def adapt(params: Params, support: Examples, key: Array, count: Any = None) -> Adapted:
-        present = ways_present(support, outputs)
-
         def prototypes(body: Params) -> Adapted:
-            features, stats = backbone.apply(body, support.x, support.mask)
-            return Adapted(body, class_means(features, support, outputs), stats, present)
+            adapted: Adapted = proto.adapt({"body": body}, support, key)
+            return adapted
 
         def inner_loss(body: Params, t: Array) -> Array:
             queries = shifted(support.x, jax.random.fold_in(key, t))

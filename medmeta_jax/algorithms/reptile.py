@@ -19,7 +19,7 @@ import optax
 from medmeta_jax.algorithms._adaptation import adaptation
 from medmeta_jax.heads import with_head
 from medmeta_jax.inner import require_positive, unrolled
-from medmeta_jax.losses import cross_entropy
+from medmeta_jax.losses import cross_entropy, query_loss
 from medmeta_jax.types import (
     Array,
     Backbone,
@@ -54,14 +54,13 @@ def reptile(
         model, outputs=outputs, loss=loss, steps=steps, solve=lambda theta: solve
     )
 
+    judged = query_loss(adapt, predict, loss)
+
     def meta_loss(theta: Params, episode: Episode, key: Array, step: Array) -> tuple[Array, Info]:
-        del step
         inner_loss, moving, _ = problem(theta, together(episode.support, episode.query))
         phi = jax.lax.stop_gradient(solve(inner_loss, moving))
         gaps = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), moving, phi)
-        adapted = adapt(jax.lax.stop_gradient(theta), episode.support, key)
-        logits = predict(adapted, episode.query.x, episode.query.mask)
-        honest = loss(logits, episode.query.y, episode.query.mask)
-        return 0.5 * jax.tree.reduce(jnp.add, gaps), Info(honest, logits)
+        _, info = judged(jax.lax.stop_gradient(theta), episode, key, step)
+        return 0.5 * jax.tree.reduce(jnp.add, gaps), info
 
     return checked(MetaLearner(model.init, adapt, predict, meta_loss, backbone.norm))
