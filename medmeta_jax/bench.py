@@ -7,7 +7,6 @@ where it was.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -21,7 +20,6 @@ from medmeta_jax import (
     config as configs,
     console,
     experiment as experiments,
-    parallel,
     protocol,
     standings,
     verbs,
@@ -127,8 +125,7 @@ def run(given: Any, told_to_stop: Callable[[], bool]) -> dict[str, Any]:
         budget = dataclasses.replace(budget, seeds=given.seeds)
     same = ("data", "meta_test", "ways", "image_size", "norm")
     config = TrainConfig(**{name: getattr(given, name) for name in same})
-    with contextlib.suppress(RuntimeError):  # in a notebook or a test JAX runs already
-        parallel.use_cpu_devices(parallel.cores())
+    verbs.use_devices(config)
     plan = protocol.make_plan(config, budget, given.shots)
     folder = Path(given.out or f"bench/{Path(given.data).stem}-{given.budget}")
     return bench_methods(plan, wanted, folder, told_to_stop)

@@ -375,6 +375,16 @@ def task_of(
     )
 
 
+def facts(experiment: Experiment, task: baselines.Task) -> dict[str, Any]:
+    """What a task's episodes are, and what its meta-test side shares with what was trained on."""
+    split = experiment.split
+    return {
+        **baselines.task_facts(task, split.about),
+        "shared_groups": split.shared_groups,
+        "shared_images": split.shared_images,
+    }
+
+
 def judge(
     experiment: Experiment, params: Params, told_to_stop: Callable[[], bool] = lambda: False
 ) -> Iterator[baselines.Row]:
@@ -392,19 +402,33 @@ def pretrain(
 
     The best checkpoint is picked on meta-validation, as the learner's own is.
     """
+    training = with_augmentation(experiment.config, learner)
+    made = experiment._replace(learner=learner, training=training)
+    step = compile_step(made, training).step
+    return fit_quietly(made, step, told_to_stop=told_to_stop).best_params
+
+
+def fit_quietly(
+    experiment: Experiment,
+    step: train.Step,
+    *,
+    meta_steps: int | None = None,
+    inner_steps: int | None = None,
+    told_to_stop: Callable[[], bool] = lambda: False,
+) -> train.Progress:
+    """Train the experiment's learner without a run directory, for the configured meta-steps or
+    so many; validate it at its own number of inner steps or at so many."""
     config = experiment.config
-    training = with_augmentation(config, learner)
-    step = compile_step(experiment, training).step
-    progress = initial_progress(experiment, training)
+    progress = initial_progress(experiment, experiment.training)
     for report in train.fit(
         step,
         progress,
         experiment.split.pools["train"],
-        steps=config.meta_steps,
+        steps=config.meta_steps if meta_steps is None else meta_steps,
         dispatch=config.dispatch,
-        validate=validation(experiment, learner),
+        validate=validation(experiment, experiment.learner, inner_steps),
         validate_every=config.validate_every,
         told_to_stop=told_to_stop,
     ):
         progress = report.progress or progress
-    return progress.best_params
+    return progress

@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from medmeta_jax import baselines, config as configs, experiment as experiments, registry, train
+from medmeta_jax import baselines, config as configs, experiment as experiments, registry
 from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.data.episodes import bounds, sample
-from medmeta_jax.evaluation import FixedEpisodes, Scores, evaluate
+from medmeta_jax.evaluation import Family, FixedEpisodes, Scores, evaluate
 from medmeta_jax.experiment import Experiment
-from medmeta_jax.types import Array, Episode, MetaLearner, Params
+from medmeta_jax.types import Array, Backbone, Episode, MetaLearner, Params
 
 SCRATCH = "scratch"
 # Rows that put one and the same pre-trained classifier to use.
@@ -225,18 +225,12 @@ class Trainer:
         if self.compiled[0] is not made.training:
             step = experiments.compile_step(made, made.training).step
             self.compiled = (made.training, step)
-        step, config = self.compiled[1], made.config
-        progress = experiments.initial_progress(made, made.training)
-        for report in train.fit(
-            step,
-            progress,
-            made.split.pools["train"],
-            steps=steps,
-            dispatch=config.dispatch,
-            validate=experiments.validation(made, made.learner, config.hyper.get("steps")),
-            validate_every=config.validate_every,
-        ):
-            progress = report.progress or progress
+        progress = experiments.fit_quietly(
+            made,
+            self.compiled[1],
+            meta_steps=steps,
+            inner_steps=made.config.hyper.get("steps"),
+        )
         return Trained(made, progress.best_params, float(progress.best_score), {})
 
 
@@ -248,31 +242,34 @@ def judge(plan: Plan, method: str, trained: Trained, shots: int) -> tuple[Scores
         scores = evaluate(learner, trained.params, test, steps=hyper.get("steps"))
         return scores, {**hyper, **trained.settings}
     rates, counts = AT_META_TEST[method]
-    family = family_of(plan, trained.experiment.config)
+    made = trained.experiment
+    family = family_of(
+        made.config.algorithm,
+        tuple(sorted(hyper.items())),
+        made.backbone,
+        made.outputs,
+        len(made.split.class_names),
+    )
     val = judged_at(plan, "val", shots)
     scores, chosen = baselines.searched(family, trained.params, val, test, rates, counts)
     return scores, {**hyper, **chosen}
 
 
 @functools.lru_cache(maxsize=16)
-def _family(make: Any, backbone: Any, fixed: tuple[tuple[str, Any], ...]) -> Any:
+def family_of(
+    algorithm: str,
+    hyper: tuple[tuple[str, Any], ...],
+    backbone: Backbone,
+    outputs: int,
+    classes: int,
+) -> Family:
+    """An algorithm as a function of its inner rate: one program serves every rate."""
+
     def family(rate: Any) -> MetaLearner:
-        made: MetaLearner = make(backbone, **{**dict(fixed), "inner_lr": rate})
-        return made
+        config = TrainConfig(algorithm=algorithm, hyper={**dict(hyper), "inner_lr": rate})
+        return experiments.make_learner(config, backbone, outputs, classes)
 
     return family
-
-
-def family_of(plan: Plan, config: TrainConfig) -> Callable[..., MetaLearner]:
-    """An algorithm as a function of its inner rate: one program serves every rate."""
-    arguments = {**config.hyper, "outputs": plan.experiment.outputs}
-    if "pool_classes" in registry.defaults("algorithms", config.algorithm):
-        arguments["pool_classes"] = len(plan.experiment.split.class_names)
-    make = registry.factory("algorithms", config.algorithm)
-    made: Callable[..., MetaLearner] = _family(
-        make, plan.experiment.backbone, tuple(sorted(arguments.items()))
-    )
-    return made
 
 
 def rows(
@@ -313,9 +310,6 @@ def rows(
 def facts(plan: Plan) -> dict[str, Any]:
     """What the episodes are, in the fields that every result repeats."""
     spec = dataclasses.replace(plan.experiment.spec, shots=plan.shots[-1])
-    task = experiments.task_of(plan.experiment)._replace(spec=spec)
-    return {
-        **baselines.task_facts(task, plan.experiment.split.about),
-        "shared_groups": plan.experiment.split.shared_groups,
-        "shared_images": plan.experiment.split.shared_images,
-    }
+    return experiments.facts(
+        plan.experiment, experiments.task_of(plan.experiment)._replace(spec=spec)
+    )

@@ -120,9 +120,9 @@ def keep_choices(run: Run, experiment: Experiment, chunk: int) -> None:
         raise RunFailed(f"{run.config}: cannot be written ({error.strerror})") from None
 
 
-def build(config: TrainConfig) -> Experiment:
-    """The experiment, on as many devices as it asks for; on a CPU by default one a core."""
-    config = configs.check(config)
+def use_devices(config: TrainConfig) -> None:
+    """Compute in the configured precision, on as many devices as are asked for; on a CPU by
+    default one a core."""
     here = parallel.cores()
     if config.devices is not None:
         here = max(1, config.devices // processes.launched())
@@ -130,6 +130,12 @@ def build(config: TrainConfig) -> Experiment:
     # Where JAX runs already (a notebook, a test), there are the devices that it began with.
     with contextlib.suppress(RuntimeError):
         parallel.use_cpu_devices(here)
+
+
+def build(config: TrainConfig) -> Experiment:
+    """The experiment, on the devices that it asks for."""
+    config = configs.check(config)
+    use_devices(config)
     return experiments.build(config)
 
 
@@ -238,13 +244,7 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """The table of a trained learner; written into the run where one is given."""
     began = time.perf_counter()
-    task = experiments.task_of(experiment)
-    split = experiment.split
-    facts = {
-        **baselines.task_facts(task, split.about),
-        "shared_groups": split.shared_groups,
-        "shared_images": split.shared_images,
-    }
+    facts = experiments.facts(experiment, experiments.task_of(experiment))
     found: list[dict[str, Any]] = []
     first = None
     for row in experiments.judge(experiment, params, told_to_stop):
