@@ -21,7 +21,7 @@ from jax.profiler import ProfileData
 
 from benchmarks import machine, report
 from benchmarks.machine import say
-from benchmarks.workloads import WORKLOADS, Engine, make_arrays
+from benchmarks.workloads import WORKLOADS, Engine, chosen, make_arrays
 from medmeta_jax import parallel
 
 HEAD = re.compile(r"^%?(\S+) \(.*\{$|^ENTRY %?(\S+)")
@@ -149,10 +149,7 @@ def main() -> None:
     parser.add_argument("--workloads", default="A,B", help="e.g. A,B")
     report.add_output(parser)
     given = parser.parse_args()
-    names = given.workloads.split(",")
-    for name in names:
-        if name not in WORKLOADS:
-            parser.error(f"--workloads: no {name!r}; there are {', '.join(WORKLOADS)}")
+    names = chosen(parser, given.workloads)
     parallel.use_cpu_devices(machine.THREADS)
     found: dict[str, Any] = {**machine.described(), "workloads": {}}
     for name in names:

@@ -27,7 +27,7 @@ import jax
 from benchmarks import machine, memory_use, report
 from benchmarks.agreement import CANNOT, Maker, Row, Steps, agree, engine_steps, reason
 from benchmarks.machine import say
-from benchmarks.workloads import WORKLOADS, Engine, Workload, gflop, make_arrays
+from benchmarks.workloads import WORKLOADS, Engine, Workload, chosen, gflop, make_arrays
 from medmeta_jax import parallel
 
 NAIVE_EPISODES = 2
@@ -183,10 +183,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="time torch.compile as well")
     report.add_output(parser)
     given = parser.parse_args()
-    names = given.workloads.split(",")
-    for name in names:
-        if name not in WORKLOADS:
-            parser.error(f"--workloads: no {name!r}; there are {', '.join(WORKLOADS)}")
+    names = chosen(parser, given.workloads)
     if given.repeats < 1:
         parser.error(f"--repeats must be >= 1, got {given.repeats}")
     parallel.use_cpu_devices(machine.THREADS)

@@ -6,6 +6,7 @@ made by the engine's own `init` and handed to every baseline as NumPy arrays.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import functools
 import math
@@ -25,6 +26,7 @@ from medmeta_jax.backbones.resnet12 import resnet12
 from medmeta_jax.losses import accuracy
 from medmeta_jax.train import TrainState, init_state, make_step
 from medmeta_jax.types import Backbone, Episode, Examples, MetaLearner
+from medmeta_jax.weights import named
 
 Method = Literal["second", "first", "protonet"]
 
@@ -63,6 +65,15 @@ WORKLOADS = {
         "second", "resnet12", (16, 24, 40, 64), 42, 3, 1, 4,
     ),
 }  # fmt: skip
+
+
+def chosen(parser: argparse.ArgumentParser, text: str) -> list[str]:
+    """The workloads that `--workloads` names; a usage error where there is none of a name."""
+    names = text.split(",")
+    for name in names:
+        if name not in WORKLOADS:
+            parser.error(f"--workloads: no {name!r}; there are {', '.join(WORKLOADS)}")
+    return names
 
 
 class Arrays(NamedTuple):
@@ -169,12 +180,9 @@ class Engine:
         self.compile_s = time.perf_counter() - began
 
     def parameters(self) -> dict[str, np.ndarray]:
-        """The parameters by path, copied: "body/ConvNormPool_0/conv/kernel" and so on."""
-        flat = jax.tree_util.tree_leaves_with_path(self.state.params)
-        return {
-            "/".join(str(k.key) for k in path): np.array(leaf)  # a copy: the state is donated
-            for path, leaf in flat
-        }
+        """The parameters by path, "body/ConvNormPool_0/conv/kernel" and so on; copied, since
+        the state is donated."""
+        return named(self.state.params)
 
     def next_episodes(self) -> list[int]:
         """The list indices that the next `run` takes."""

@@ -16,7 +16,7 @@ import optax
 from jax.ad_checkpoint import checkpoint_name
 
 from medmeta_jax.mixed import mixed_gradient
-from medmeta_jax.types import Array, Params, PyTree
+from medmeta_jax.types import Array, Params, PyTree, path_names
 
 InnerLoss = Callable[[Params, Array], Array]
 Solve = Callable[..., Params]
@@ -173,12 +173,9 @@ def partition(moves: Callable[[Path], bool], params: Params) -> tuple[Params, Pa
     ({'body': None, 'head': 2}, {'body': 1, 'head': None}, {'body': 1, 'head': 2})
     """
 
-    def names(path: Any) -> Path:
-        return tuple(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
-
     def side(wanted: bool) -> Params:
         return jax.tree_util.tree_map_with_path(
-            lambda path, leaf: leaf if moves(names(path)) == wanted else None, params
+            lambda path, leaf: leaf if moves(path_names(path)) == wanted else None, params
         )
 
     return side(True), side(False)

@@ -138,6 +138,15 @@ def check_episode(episode: Episode) -> None:
             ) from None
 
 
+def path_names(path: Any) -> tuple[str, ...]:
+    """A leaf's path in a tree as names: dictionary keys, fields, places in a list.
+
+    >>> [path_names(path) for path, _ in jax.tree.leaves_with_path({"head": [1, 2]})]
+    [('head', '0'), ('head', '1')]
+    """
+    return tuple(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
+
+
 def select(values: Array, mask: Array) -> Array:
     """`values` [n, ...] with zeros in place of padding, in values and in gradients.
 

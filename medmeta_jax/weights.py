@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medmeta_jax.types import Params
+from medmeta_jax.types import Params, path_names
 
 Named = Mapping[str, np.ndarray]
 
@@ -24,7 +24,7 @@ class WeightsError(Exception):
 
 def name_of(path: tuple[jax.tree_util.KeyEntry, ...]) -> str:
     """A leaf's name, from its path in the tree."""
-    return "/".join(str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path)
+    return "/".join(path_names(path))
 
 
 def named(params: Params) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,7 @@ os.environ.setdefault(
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from platformdirs import user_cache_dir
 
 from medmeta_jax.backbones.conv4 import conv4
@@ -86,6 +88,23 @@ def padded(examples: Examples, extra: int, fill: float = jnp.nan) -> Examples:
     )
     y = jnp.concatenate([examples.y, jnp.full((extra, *examples.y.shape[1:]), 0, examples.y.dtype)])
     return Examples(x, y, jnp.concatenate([examples.mask, jnp.zeros(extra, bool)]))
+
+
+def double(tree: Any) -> Any:
+    """The same tree in float64, its whole numbers as they are."""
+    return jax.tree.map(
+        lambda leaf: leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
+        tree,
+    )
+
+
+def write_toy(path: Path) -> Path:
+    """An archive of nine classes of twelve 8-pixel images that can be told apart."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(9), 12)
+    images = rng.integers(0, 200, (9, 8, 8))[labels] + rng.integers(0, 55, (108, 8, 8))
+    np.savez(path, images=images.astype(np.uint8), labels=labels)
+    return path
 
 
 def tiny_backbone(norm: str = "batch") -> Backbone:

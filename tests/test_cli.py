@@ -16,6 +16,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from .conftest import write_toy
+
 TINY = [
     "--net.width", "4", "--net.depth", "2", "--image-size", "8", "--hyper.steps", "1",
     "--meta-batch", "2",
@@ -26,12 +28,7 @@ TINY = [
 @pytest.fixture(scope="session")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Nine classes of twelve images that can be told apart."""
-    rng = np.random.default_rng(0)
-    labels = np.repeat(np.arange(9), 12)
-    images = rng.integers(0, 200, (9, 8, 8))[labels] + rng.integers(0, 55, (108, 8, 8))
-    path = tmp_path_factory.mktemp("cli") / "toy.npz"
-    np.savez(path, images=images.astype(np.uint8), labels=labels)
-    return path
+    return write_toy(tmp_path_factory.mktemp("cli") / "toy.npz")
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ from medmeta_jax.config import TrainConfig
 from medmeta_jax.evaluation import sample_key
 from medmeta_jax.experiment import Experiment
 
+from .conftest import write_toy
+
 CONFIG = TrainConfig(
     image_size=8, hyper={"steps": 1}, net={"width": 4, "depth": 2}, meta_steps=40, meta_batch=2,
     val_episodes=6, test_episodes=8, queries=2, augment=("flip",), validate_every=20, dispatch=20,
@@ -30,11 +32,7 @@ def strict_promotion() -> None:
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
-    rng = np.random.default_rng(0)
-    labels = np.repeat(np.arange(9), 12)
-    images = rng.integers(0, 200, (9, 8, 8))[labels] + rng.integers(0, 55, (108, 8, 8))
-    path: Path = tmp_path_factory.mktemp("experiment") / "toy.npz"
-    np.savez(path, images=images.astype(np.uint8), labels=labels)
+    path = write_toy(tmp_path_factory.mktemp("experiment") / "toy.npz")
     return experiments.build(dataclasses.replace(CONFIG, data=str(path)))
 
 

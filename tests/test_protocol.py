@@ -15,6 +15,8 @@ from medmeta_jax import bench, protocol
 from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.protocol import Budget, Plan
 
+from .conftest import write_toy
+
 BUDGET = Budget(4, 4, 2, 1, False, 4, 6)
 
 
@@ -25,12 +27,7 @@ def strict_promotion() -> None:
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
-    """Nine classes, each noise around an 8-pixel image of its own."""
-    rng = np.random.default_rng(0)
-    labels = np.repeat(np.arange(9), 12)
-    images = rng.integers(0, 200, (9, 8, 8))[labels] + rng.integers(0, 55, (108, 8, 8))
-    path = tmp_path_factory.mktemp("protocol") / "toy.npz"
-    np.savez(path, images=images.astype(np.uint8), labels=labels)
+    path = write_toy(tmp_path_factory.mktemp("protocol") / "toy.npz")
     config = TrainConfig(data=str(path), image_size=8, ways=2, queries=3, augment=())
     return protocol.make_plan(config, BUDGET, (3, 1))
 

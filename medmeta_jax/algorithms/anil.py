@@ -10,32 +10,13 @@ Deviations: as `maml`.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import optax
 
+from medmeta_jax.algorithms._on_features import on_features
 from medmeta_jax.heads import linear, with_head
 from medmeta_jax.inner import Loop, Order, require_positive, unrolled
-from medmeta_jax.losses import cross_entropy, mask_absent, query_loss, ways_present
-from medmeta_jax.types import (
-    Array,
-    Backbone,
-    Examples,
-    Loss,
-    MetaLearner,
-    Params,
-    PyTree,
-    checked,
-)
-
-
-class Adapted(NamedTuple):
-    """The body as it was, the adapted head, the support set's norm statistics and ways."""
-
-    body: Params
-    head: Params
-    stats: PyTree
-    present: Array
+from medmeta_jax.losses import cross_entropy, query_loss
+from medmeta_jax.types import Backbone, Loss, MetaLearner, checked
 
 
 def anil(
@@ -56,20 +37,13 @@ def anil(
     model = with_head(backbone, outputs)
     solve = unrolled(optax.sgd(inner_lr), steps=steps, order=order, loop=loop)
 
-    def adapt(theta: Params, support: Examples, key: Array, steps: Any = None) -> Adapted:
-        del key
-        present = ways_present(support, outputs)
-        features, stats = backbone.apply(theta["body"], support.x, support.mask)
-
-        def inner_loss(head: Params, t: Array) -> Array:
-            del t
-            return loss(mask_absent(linear(head, features), present), support.y, support.mask)
-
-        return Adapted(theta["body"], solve(inner_loss, theta["head"], steps), stats, present)
-
-    def predict(adapted: Adapted, x: PyTree, mask: Array) -> Array:
-        features, _ = backbone.apply(adapted.body, x, mask, adapted.stats)
-        return mask_absent(linear(adapted.head, features), adapted.present)
-
+    adapt, predict = on_features(
+        backbone,
+        outputs=outputs,
+        loss=loss,
+        solve=solve,
+        start=lambda theta, features, support: theta["head"],
+        classify=lambda theta, head, features: linear(head, features),
+    )
     meta_loss = query_loss(adapt, predict, loss)
     return checked(MetaLearner(model.init, adapt, predict, meta_loss, backbone.norm))

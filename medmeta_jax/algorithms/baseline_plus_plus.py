@@ -13,11 +13,10 @@ gradient descent.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import jax
 import optax
 
+from medmeta_jax.algorithms._on_features import on_features
 from medmeta_jax.algorithms._pretraining import (
     init_pretraining,
     pretraining_loss,
@@ -25,26 +24,8 @@ from medmeta_jax.algorithms._pretraining import (
 )
 from medmeta_jax.algorithms.protonet import class_means
 from medmeta_jax.inner import require_positive, unrolled
-from medmeta_jax.losses import cross_entropy, mask_absent, ways_present
-from medmeta_jax.types import (
-    Array,
-    Backbone,
-    Examples,
-    Loss,
-    MetaLearner,
-    Params,
-    PyTree,
-    checked,
-)
-
-
-class Adapted(NamedTuple):
-    """The body as it was, a vector a way [F, ways], norm statistics, the ways present."""
-
-    body: Params
-    vectors: Array
-    stats: PyTree
-    present: Array
+from medmeta_jax.losses import cross_entropy
+from medmeta_jax.types import Array, Backbone, Loss, MetaLearner, Params, checked
 
 
 def unit(values: Array, axis: int) -> Array:
@@ -91,23 +72,16 @@ def baseline_plus_plus(
     def classify(classifier: Params, features: Array) -> Array:
         return scale * cosines(classifier["kernel"], features)
 
-    def adapt(params: Params, support: Examples, key: Array, count: Any = None) -> Adapted:
-        del key
-        present = ways_present(support, outputs)
-        features, stats = backbone.apply(params["body"], support.x, support.mask)
-
-        def inner_loss(vectors: Array, t: Array) -> Array:
-            del t
-            logits = mask_absent(scale * cosines(vectors, features), present)
-            return loss(logits, support.y, support.mask)
-
-        vectors = solve(inner_loss, class_means(features, support, outputs).T, count)
-        return Adapted(params["body"], vectors, stats, present)
-
-    def predict(adapted: Adapted, x: PyTree, mask: Array) -> Array:
-        features, _ = backbone.apply(adapted.body, x, mask, adapted.stats)
-        return mask_absent(scale * cosines(adapted.vectors, features), adapted.present)
-
+    adapt, predict = on_features(
+        backbone,
+        outputs=outputs,
+        loss=loss,
+        solve=solve,
+        start=lambda params, features, support: {
+            "kernel": class_means(features, support, outputs).T
+        },
+        classify=lambda params, classifier, features: classify(classifier, features),
+    )
     init = init_pretraining(backbone, outputs, pool_classes)
     pretrain = pretraining_loss(backbone, classify)
     return checked(MetaLearner(init, adapt, predict, pretrain, backbone.norm))

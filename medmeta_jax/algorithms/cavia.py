@@ -10,34 +10,15 @@ a layer's maps: the body then need not be known, and is computed once for all in
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import jax
 import jax.numpy as jnp
 import optax
 
+from medmeta_jax.algorithms._on_features import on_features
 from medmeta_jax.heads import feature_size, linear, with_head
 from medmeta_jax.inner import Order, require_positive, unrolled
-from medmeta_jax.losses import cross_entropy, mask_absent, query_loss, ways_present
-from medmeta_jax.types import (
-    Array,
-    Backbone,
-    Examples,
-    Loss,
-    MetaLearner,
-    Params,
-    PyTree,
-    checked,
-)
-
-
-class Adapted(NamedTuple):
-    """The meta-parameters as they were, the context [C], norm statistics, the ways present."""
-
-    theta: Params
-    context: Array
-    stats: PyTree
-    present: Array
+from medmeta_jax.losses import cross_entropy, query_loss
+from medmeta_jax.types import Array, Backbone, Loss, MetaLearner, Params, PyTree, checked
 
 
 def modulated(theta: Params, context: Array, features: Array) -> Array:
@@ -79,22 +60,13 @@ def cavia(
         }
         return {**params, "film": film}
 
-    def adapt(theta: Params, support: Examples, key: Array, count: Any = None) -> Adapted:
-        del key
-        present = ways_present(support, outputs)
-        features, stats = backbone.apply(theta["body"], support.x, support.mask)
-
-        def inner_loss(context: Array, t: Array) -> Array:
-            del t
-            logits = mask_absent(modulated(theta, context, features), present)
-            return loss(logits, support.y, support.mask)
-
-        context = solve(inner_loss, jnp.zeros((size,), features.dtype), count)
-        return Adapted(theta, context, stats, present)
-
-    def predict(adapted: Adapted, x: PyTree, mask: Array) -> Array:
-        features, _ = backbone.apply(adapted.theta["body"], x, mask, adapted.stats)
-        return mask_absent(modulated(adapted.theta, adapted.context, features), adapted.present)
-
+    adapt, predict = on_features(
+        backbone,
+        outputs=outputs,
+        loss=loss,
+        solve=solve,
+        start=lambda theta, features, support: jnp.zeros((size,), features.dtype),
+        classify=modulated,
+    )
     meta_loss = query_loss(adapt, predict, loss)
     return checked(MetaLearner(init, adapt, predict, meta_loss, backbone.norm))

@@ -15,12 +15,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from medmeta_jax.algorithms._on_features import Adapted
 from medmeta_jax.algorithms._pretraining import (
     init_pretraining,
     pretraining_loss,
     require_sizes,
 )
-from medmeta_jax.algorithms.anil import Adapted, anil
+from medmeta_jax.algorithms.anil import anil
 from medmeta_jax.heads import linear
 from medmeta_jax.inner import require_positive, unrolled
 from medmeta_jax.losses import cross_entropy, mask_absent, masked_mean, ways_present
@@ -66,7 +67,7 @@ def linear_probe(
 
         head = solve(inner_loss, jax.tree.map(jnp.zeros_like, params["head"]), steps)
         unscaled = {"kernel": head["kernel"] / length, "bias": head["bias"]}
-        return Adapted(params["body"], unscaled, stats, present)
+        return Adapted(params, unscaled, stats, present)
 
     return checked(
         anil(backbone, outputs=outputs)._replace(

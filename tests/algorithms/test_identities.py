@@ -27,16 +27,9 @@ from medmeta_jax.implicit import proximal
 from medmeta_jax.inner import unrolled
 from medmeta_jax.types import Examples
 
-from ..conftest import WAYS, make_episode, padded, tiny_backbone
+from ..conftest import WAYS, double, make_episode, padded, tiny_backbone
 
 KEY, STEP = jax.random.key(1), jnp.zeros((), jnp.int32)
-
-
-def double(tree):
-    return jax.tree.map(
-        lambda leaf: leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
-        tree,
-    )
 
 
 @pytest.fixture

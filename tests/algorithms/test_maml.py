@@ -13,16 +13,9 @@ from medmeta_jax.algorithms.maml import maml
 from medmeta_jax.algorithms.protonet import protonet
 from medmeta_jax.backbones.pixels import pixels
 
-from ..conftest import WAYS, make_episode, tiny_backbone
+from ..conftest import WAYS, double, make_episode, tiny_backbone
 
 KEY, STEP = jax.random.key(1), 0
-
-
-def double(tree):
-    return jax.tree.map(
-        lambda leaf: leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
-        tree,
-    )
 
 
 @pytest.mark.parametrize("norm", ["batch", "support", "group", "none"])
