@@ -17,7 +17,10 @@ from benchmarks.machine import say
 from benchmarks.workloads import WORKLOADS, Arrays, Engine, Workload, make_arrays
 
 PROOF_STEPS = 10
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+QUICK = {
+    "xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+}  # fmt: skip
 TOLERANCE = {"float32": 1e-3, "float64": 1e-8}
 SMALL_BLOCKS = {"conv4": 4, "resnet12": 1}  # of the small proof; ResNet-12 compiles slowly
 CANNOT = (ImportError, NotImplementedError, RuntimeError)  # what torch raises where it cannot

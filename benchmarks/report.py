@@ -37,8 +37,9 @@ def throughput_table(found: dict[str, Any]) -> str:
         ]
         for row in work["rows"]:
             low, high = row["range"]
+            turns = f"{low:.2f} to {high:.2f}" if low < high else "one turn"
             lines.append(
-                f"| {row['name']} | {row['episodes_per_s']:.2f} ({low:.2f} to {high:.2f}) "
+                f"| {row['name']} | {row['episodes_per_s']:.2f} ({turns}) "
                 f"| {number(row['peak_mb'], 0)} | {number(row['compile_s'], 1)} |"
             )
         lines += ["", f"To the fastest PyTorch: {number(work['ratio_to_fastest_torch'], 2)}; "

@@ -9,8 +9,9 @@ Both use every core: this engine gives each its own episodes; PyTorch's operatio
 or, in a row of its own, a process on each core runs the loop. Each PyTorch way stands in the
 quicker of its image layouts. Loops take one episode a meta-step, since their episodes follow one
 another anyway; `torch.func.vmap` and the processes take one a thread, with which they are
-quickest. A way that is not installed or cannot differentiate twice is listed with the reason;
-`torch.compile` takes minutes a shape to compile, and is timed on request. Needs the extra `bench`.
+quickest. A way more than four times slower than the engine has one turn only. A way that is not
+installed or cannot differentiate twice is listed with the reason; `torch.compile` takes minutes
+a shape to compile, and is timed on request. Needs the extra `bench`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from medmeta_jax import parallel
 
 NAIVE_EPISODES = 2
 TURN_SECONDS = 1.0  # the least that a turn takes; of one meta-step where that is longer
+FAR_BEHIND = 4  # a way so many times slower than the engine in its first turn has no other
 
 
 def torch_rows(with_compile: bool = False) -> dict[str, Maker]:
@@ -79,6 +81,13 @@ class Timed:
             done, taken = done + len(self.episodes), time.perf_counter() - began
         self.rates.append(done / taken)
         return self.rates[-1]
+
+    def first(self) -> None:
+        """`once`, watching this process's memory, where that is what the row takes."""
+        if jax.default_backend() == "cpu" and not hasattr(self.row, "pipes"):
+            self.peak_mb = memory_use.peak_mb(self.once)
+        else:
+            self.once()
 
     def result(self) -> dict[str, Any]:
         return {
@@ -133,12 +142,13 @@ def measure(
             rows.append(min(tried, key=lambda one: one[0])[1])
     if work.naive:
         rows.append(naive_row(work))
-    here = [timed for timed in rows if not hasattr(timed.row, "pipes")]  # not in children
-    for timed in here if jax.default_backend() == "cpu" else []:
-        timed.peak_mb = memory_use.peak_mb(functools.partial(timed.row.run, timed.episodes))
     for turn in range(repeats):
         for timed in rows:
-            say(f"  turn {turn + 1}  {timed.name}: {timed.once():.2f} episodes/s")
+            if turn == 0:
+                timed.first()
+            elif FAR_BEHIND * timed.rates[0] >= rows[0].rates[0]:
+                timed.once()
+            say(f"  turn {turn + 1}  {timed.name}: {timed.rates[-1]:.2f} episodes/s")
     return summary(work, rows, unable, roof)
 
 

@@ -171,6 +171,7 @@ def result(row: Row, first: Row, task_facts: dict[str, Any]) -> dict[str, Any]:
     for name in ("accuracy", "recall", "f1"):
         found[name] = row.scores.estimate(name)._asdict()
     found["accuracy_over_classes"] = list(row.scores.by_classes)
+    found["pooled"] = {name: value._asdict() for name, value in row.scores.pooled().items()}
     if row is not first:
         against = paired_difference(accuracy, first.scores.per_episode["accuracy"])
         found[f"minus_{first.learner}"] = against._asdict()

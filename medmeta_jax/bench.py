@@ -123,7 +123,7 @@ def run(given: Any, told_to_stop: Callable[[], bool]) -> dict[str, Any]:
         if given.seeds < 1:
             raise ConfigError(f"seeds: must be >= 1, got {given.seeds}")
         budget = dataclasses.replace(budget, seeds=given.seeds)
-    same = ("data", "meta_test", "ways", "image_size", "norm")
+    same = ("data", "also", "meta_val", "meta_test", "ways", "image_size", "norm")
     config = TrainConfig(**{name: getattr(given, name) for name in same})
     verbs.use_devices(config)
     plan = protocol.make_plan(config, budget, given.shots)

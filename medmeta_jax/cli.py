@@ -57,6 +57,10 @@ class BenchMethods:
 
     data: str = "anatomy"
     """As in train."""
+    also: tuple[str, ...] = ()
+    """As in train."""
+    meta_val: str | None = None
+    """As in train."""
     meta_test: str | None = None
     """As in train."""
     methods: tuple[str, ...] = ("all",)

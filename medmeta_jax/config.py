@@ -35,8 +35,14 @@ class TrainConfig:
 
     data: str = "anatomy"
     """What to train on: "anatomy" (built in), a folder of class folders, or an .npz file."""
+    also: tuple[str, ...] = ()
+    """More data sets to meta-train on, each a domain of its own."""
+    mixing: tuple[float, ...] = ()
+    """How often an episode comes from `data` and each of `also`. Default: alike."""
+    meta_val: str | None = None
+    """Another data set to validate on, with all its classes, in place of a part of `data`."""
     meta_test: str | None = None
-    """Another data set to be judged on; then `data` is meta-train and meta-validation."""
+    """Another data set to be judged on, with all its classes, in place of a part of `data`."""
     image_size: int = 28
     """Images are scaled to this many pixels a side, padded to a square."""
     ways: int | tuple[int, int] | None = None
@@ -49,6 +55,12 @@ class TrainConfig:
     """What support and query never share. "auto": groups where the data has them."""
     balance: Literal["balanced", "proportional"] = "balanced"
     """Queries the same for each class, or in the classes' true proportions."""
+    within: Literal["auto", "any", "domain"] = "auto"
+    """An episode's classes are of any domain, or all of one. "auto": of one where `also` is."""
+    shuffle_labels: bool = True
+    """Classes stand in random order in each episode; else always in the data set's own."""
+    rotate_classes: bool = False
+    """In meta-training a class turned by a quarter is another class. Not for anatomy."""
     algorithm: str = "maml"
     """A file of medmeta_jax/algorithms; its own arguments are the `hyper` options."""
     hyper: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -194,6 +206,10 @@ def check(config: TrainConfig) -> TrainConfig:
         value = getattr(config, name)
         if isinstance(value, tuple) and value[0] > value[1]:
             raise ConfigError(f"{name}: must be lowest and highest, got {value}")
+    if config.mixing and (len(config.mixing) != 1 + len(config.also) or min(config.mixing) <= 0):
+        raise ConfigError(
+            f"mixing: must be a number above 0 for data and each of also, got {config.mixing}"
+        )
     if config.outer_lr <= 0:
         raise ConfigError(f"outer_lr: must be > 0, got {config.outer_lr}")
     share = config.meta_batch
@@ -260,7 +276,8 @@ def describe(hint: Any) -> str:
     if kind in (Union, types.UnionType):
         return " or ".join(map(describe, inside))
     if kind is tuple:
-        return "a list of names" if ... in inside else "a pair of whole numbers"
+        several = {str: "a list of names", float: "a list of numbers"}
+        return several[inside[0]] if ... in inside else "a pair of whole numbers"
     words = {
         int: "a whole number", float: "a number", str: "text", bool: "true or false",
         type(None): "nothing",

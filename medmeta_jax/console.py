@@ -96,12 +96,33 @@ def footnote(summary: dict[str, Any]) -> str:
             f"Meta-test shares {row['shared_groups']} groups (patients) and "
             f"{row['shared_images']} images with the classes that were trained on."
         )
+    if row["ungrouped"]:
+        lines.append(
+            f"No groups (patients) are named by {', '.join(row['ungrouped'])}: there, images of "
+            "one patient may stand in both support and query, which flatters every row."
+        )
     if row["disjoint"] == "image":
         lines.append(
             "The data names no groups (patients), or they were set aside: images of one "
             "patient may stand in both support and query, which flatters every row."
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, *calibration_lines(summary)])
+
+
+def calibration_lines(summary: dict[str, Any]) -> list[str]:
+    """How far the learner's probabilities can be trusted."""
+    found = summary.get("calibration")
+    if not found:
+        return []
+    judged, ways = found["meta_test"], summary["results"][0]["ways"]
+    size = judged["set_size"]
+    return [
+        f"Temperature {found['temperature']:.2f}, fitted on meta-validation: calibration error "
+        f"{percent(judged['as_is']['ece'])} as it is, {percent(judged['calibrated']['ece'])} "
+        f"with it. Sets made to hold the truth {100 * found['coverage']:.0f}% of the time on "
+        f"classes of meta-validation hold it {percent(judged['covered'])} on those of meta-test, "
+        f"with {size['mean']:.1f} ± {size['ci95']:.1f} of {span(ways)} ways."
+    ]
 
 
 def queries_of(row: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from medmeta_jax import parallel, processes
 from medmeta_jax.metrics.classification import confusion, episode_scores
 from medmeta_jax.metrics.intervals import Estimate, over_classes, over_episodes
+from medmeta_jax.metrics.pooled import over_blocks, pooled_scores, softmax
 from medmeta_jax.types import Array, Examples, MetaLearner, Params
 
 # Episodes of one call, a device: lists of every length share one executable.
@@ -115,14 +116,26 @@ def predict_episodes(
 
 
 class Scores(NamedTuple):
-    """Scores of a learner on a list of episodes; `per_episode` values are [E]."""
+    """Scores of a learner on a list of episodes, and the predictions that they are of;
+    `per_episode` values are [E]."""
 
     per_episode: dict[str, np.ndarray]
     by_classes: tuple[float, float]
+    predictions: Predictions
 
     def estimate(self, name: str) -> Estimate:
         """Mean and 95% interval over episodes of "accuracy", "recall" or "f1"."""
         return over_episodes(self.per_episode[name])
+
+    def pooled(self) -> dict[str, Estimate]:
+        """The scores of all predictions together (`metrics/pooled.py`), with their intervals."""
+        logits, y, mask, classes = self.predictions
+        p = softmax(logits)
+
+        def scores(places: np.ndarray) -> dict[str, float]:
+            return pooled_scores(p[places], y[places], mask[places], classes[places])
+
+        return over_blocks(scores, len(y))
 
 
 def score_predictions(predictions: Predictions) -> Scores:
@@ -136,7 +149,8 @@ def score_predictions(predictions: Predictions) -> Scores:
     table = confusion(guess, predictions.y, predictions.mask, ways)
     labels = np.take_along_axis(predictions.classes, predictions.y, axis=1)
     correct = (guess == predictions.y)[predictions.mask]
-    return Scores(episode_scores(table), over_classes(correct, labels[predictions.mask]))
+    by_classes = over_classes(correct, labels[predictions.mask])
+    return Scores(episode_scores(table), by_classes, predictions)
 
 
 def evaluate(

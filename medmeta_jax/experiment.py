@@ -26,7 +26,7 @@ from medmeta_jax.checkpoint import Checkpoints
 from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.data import sources
 from medmeta_jax.data.episodes import EpisodeSpec, bounds, check_pool, pool_hash, sample
-from medmeta_jax.data.samples import DataError
+from medmeta_jax.data.samples import DataError, Samples
 from medmeta_jax.data.splits import SIDES, Split, make_split
 from medmeta_jax.evaluation import FixedEpisodes, episode_keys, evaluate
 from medmeta_jax.losses import accuracy
@@ -62,34 +62,65 @@ class Experiment(NamedTuple):
 
 def load_split(config: TrainConfig) -> Split:
     """Read the configured data and split its classes (DataError)."""
-    samples = sources.load(config.data, image_size=config.image_size)
-    meta_test = None
-    if config.meta_test is not None:
-        meta_test = sources.load(config.meta_test, image_size=config.image_size)
-    return make_split(samples, meta_test)
+
+    def load(source: str) -> Samples:
+        return sources.load(source, image_size=config.image_size)
+
+    others = {"val": config.meta_val, "test": config.meta_test}
+    return make_split(
+        {name: load(source) for name, source in domain_names(config).items()},
+        mixing=config.mixing,
+        **{side: load(source) for side, source in others.items() if source is not None},
+    )
+
+
+def domain_names(config: TrainConfig) -> dict[str, str]:
+    """The data sets to meta-train on by a short name of each: that of its file or folder.
+
+    Raises ConfigError where two have the same.
+    """
+    found: dict[str, str] = {}
+    for source in (config.data, *config.also):
+        name = Path(source).stem
+        if name in found:
+            raise ConfigError(f"also: two data sets are named {name!r}; rename a folder or file")
+        found[name] = source
+    return found
 
 
 def episode_spec(config: TrainConfig, split: Split) -> EpisodeSpec:
     """The configured episodes, with defaults that follow from the data, checked on it."""
-    smallest = min(len(split.classes[side]) for side in SIDES)
     disjoint = config.disjoint
     if disjoint == "auto":
         disjoint = "group" if split.grouped else "image"
-    if disjoint == "group" and not split.grouped:
+    if config.disjoint == "group" and split.ungrouped:
         raise DataError(
-            f"{split.about}: names no groups (groups.csv, or an array groups), "
+            f"{split.ungrouped[0]}: names no groups (groups.csv, or an array groups), "
             "so --disjoint group cannot be kept; use image"
         )
+    within = config.within
+    if within == "auto":
+        within = "domain" if config.also else "any"
     spec = EpisodeSpec(
-        ways=config.ways if config.ways is not None else min(5, smallest),
+        ways=config.ways if config.ways is not None else min(5, fewest_classes(split, within)),
         shots=config.shots,
         queries=config.queries,
         disjoint=disjoint,
         balance=config.balance,
+        within=within,
+        shuffle=config.shuffle_labels,
     )
     for side in SIDES:
         check_pool(split.pools[side], spec, split.classes[side], f"meta-{side}")
     return spec
+
+
+def fewest_classes(split: Split, within: str) -> int:
+    """The most ways that every side's episodes can have."""
+    if within == "any":
+        return min(len(split.classes[side]) for side in SIDES)
+    domains = [np.asarray(split.pools[side].domain) for side in SIDES]
+    return min(int(np.bincount(one[one >= 0], minlength=1).min()) for one in domains)
 
 
 def outer_optimiser(config: TrainConfig) -> optax.GradientTransformation:
@@ -169,8 +200,12 @@ def build(config: TrainConfig) -> Experiment:
     split = split._replace(pools=parallel.replicate(split.pools, mesh))
     spec = episode_spec(config, split)
     outputs = bounds(spec.ways)[1]
+    try:
+        of_training = dataclasses.replace(spec, rotate=config.rotate_classes)
+    except ValueError as error:
+        raise ConfigError(f"rotate_classes: {error}") from None
     learner = make_learner(config, backbone, outputs, len(split.class_names))
-    sampler = functools.partial(sample, spec=spec)
+    sampler = functools.partial(sample, spec=of_training)
     example = jax.eval_shape(
         lambda pool: sampler(jax.random.key(0), pool).support.x, split.pools["train"]
     )
@@ -178,9 +213,11 @@ def build(config: TrainConfig) -> Experiment:
     example_x = jnp.zeros(example.shape, example.dtype)
     start = start_weights(config.init_from, learner, example_x)
 
+    judged = functools.partial(sample, spec=spec)
+
     def fixed(side: str, seed: int, count: int) -> FixedEpisodes:
         keys = parallel.replicate(episode_keys(seed, count), mesh)
-        return FixedEpisodes(sampler, split.pools[side], keys, mesh)
+        return FixedEpisodes(judged, split.pools[side], keys, mesh)
 
     return Experiment(
         config=config,
@@ -382,6 +419,7 @@ def facts(experiment: Experiment, task: baselines.Task) -> dict[str, Any]:
         **baselines.task_facts(task, split.about),
         "shared_groups": split.shared_groups,
         "shared_images": split.shared_images,
+        "ungrouped": list(split.ungrouped) if task.spec.disjoint == "group" else [],
     }
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from medmeta_jax import baselines, config as configs, experiment as experiments, registry
 from medmeta_jax.config import ConfigError, TrainConfig
-from medmeta_jax.data.episodes import bounds, sample
+from medmeta_jax.data.episodes import bounds, check_pool, sample
 from medmeta_jax.evaluation import Family, FixedEpisodes, Scores, evaluate
 from medmeta_jax.experiment import Experiment
 from medmeta_jax.types import Array, Backbone, Episode, MetaLearner, Params
@@ -113,7 +113,12 @@ def make_plan(config: TrainConfig, budget: Budget, shots: tuple[int, ...]) -> Pl
         val_episodes=budget.val_episodes,
         test_episodes=budget.test_episodes,
     )
-    return Plan(experiments.build(config), budget, shots)
+    experiment = experiments.build(config)
+    spec = dataclasses.replace(experiment.spec, shots=shots[-1])
+    for side in ("val", "test"):
+        classes = experiment.split.classes[side]
+        check_pool(experiment.split.pools[side], spec, classes, f"meta-{side}")
+    return Plan(experiment, budget, shots)
 
 
 def first_shots(key: Array, pool_and_shots: Any, *, spec: Any) -> Episode:
@@ -292,6 +297,7 @@ def rows(
                         key: np.asarray(v).tolist() for key, v in scores.per_episode.items()
                     },
                     "accuracy_over_classes": list(scores.by_classes),
+                    "pooled": {name: v._asdict() for name, v in scores.pooled().items()},
                     "chosen": settings,
                 }
             yield (

@@ -1,4 +1,5 @@
-"""A run directory: config.yaml, split.json, env.json, metrics.jsonl, checkpoints/, summary.json."""
+"""A run directory: config.yaml, split.json, env.json, metrics.jsonl, checkpoints/,
+calibration.json, summary.json."""
 
 from __future__ import annotations
 
@@ -28,6 +29,7 @@ class Run:
         self.split = folder / "split.json"
         self.metrics = folder / "metrics.jsonl"
         self.summary = folder / "summary.json"
+        self.calibration = folder / "calibration.json"
         self.checkpoints = folder / "checkpoints"
         self.weights = folder / "init.npz"  # where --init-from gave any
 

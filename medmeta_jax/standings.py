@@ -44,6 +44,7 @@ def result(records: Sequence[Record], facts: Mapping[str, Any], shots: int) -> d
         "norm": records[0]["norm"],
         **{name: over_episodes(values(records, shots, name).mean(0))._asdict() for name in SCORES},
         "accuracy_over_classes": records[0]["shots"][str(shots)]["accuracy_over_classes"],
+        "pooled": pooled([r["shots"][str(shots)]["pooled"] for r in records]),
         "seeds": {
             "count": len(records),
             "accuracy": by_seed.tolist(),
@@ -53,6 +54,14 @@ def result(records: Sequence[Record], facts: Mapping[str, Any], shots: int) -> d
         "seconds": [r["seconds"] for r in records],
     }
     return found
+
+
+def pooled(by_seed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Pooled scores as means over seeds, and so their intervals, which are of the same episodes."""
+    return {
+        name: {part: float(np.mean([one[name][part] for one in by_seed])) for part in of}
+        for name, of in by_seed[0].items()
+    }
 
 
 def results(

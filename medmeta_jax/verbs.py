@@ -21,6 +21,7 @@ from medmeta_jax import (
     parallel,
     processes,
     runs,
+    uncertainty,
 )
 from medmeta_jax.checkpoint import SaveError
 from medmeta_jax.config import ConfigError, TrainConfig
@@ -142,10 +143,15 @@ def build(config: TrainConfig) -> Experiment:
 def plain_config(config: TrainConfig) -> dict[str, Any]:
     """The configuration as a run keeps it: paths absolute, to be found from anywhere."""
     plain = configs.to_plain(config)
-    for name in ("data", "meta_test", "init_from"):
-        if plain[name] is not None and Path(plain[name]).exists():
-            plain[name] = str(Path(plain[name]).absolute())
+    for name in ("data", "meta_val", "meta_test", "init_from"):
+        plain[name] = absolute(plain[name])
+    plain["also"] = [absolute(source) for source in plain["also"]]
     return plain
+
+
+def absolute(source: str | None) -> str | None:
+    """The path of a source that is one; its name where it is built in."""
+    return str(Path(source).absolute()) if source and Path(source).exists() else source
 
 
 def check_same_data(experiment: Experiment, run: Run) -> None:
@@ -173,6 +179,8 @@ def describe(experiment: Experiment) -> None:
         for side in SIDES
     )
     console.say(f"split      {counts}; support and query share no {spec.disjoint}")
+    if spec.within == "domain":
+        console.say(f"episodes   each of one of {split.domains} domains")
     config = experiment.config
     console.say(
         f"learner    {config.algorithm} {dict(config.hyper)} on {config.backbone} "
@@ -252,9 +260,13 @@ def evaluate_run(
         found.append(baselines.result(row, first, facts))
         console.say(f"evaluated  {row.learner}: {console.percent(found[-1]['accuracy'])}")
         stop_if_told(told_to_stop, run)
+    assert first is not None  # `judge` yields the learner's own row, whatever else
+    calibration = uncertainty.calibrate(experiment, params)
+    honest = uncertainty.report(calibration, first.scores.predictions)
     seconds = {**seconds, "eval": time.perf_counter() - began}
     summary = {
         "results": found,
+        "calibration": honest,
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "device": jax.devices()[0].device_kind,
         "versions": runs.versions(),
@@ -264,9 +276,10 @@ def evaluate_run(
         return {}
     if run is not None:
         try:
+            runs.write_json(run.calibration, honest)
             runs.write_json(run.summary, summary)
         except OSError as error:
-            raise RunFailed(f"{run.summary}: cannot be written ({error.strerror})") from None
+            raise RunFailed(f"{run.folder}: cannot be written ({error.strerror})") from None
     return summary
 
 

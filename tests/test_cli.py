@@ -83,8 +83,16 @@ def test_train_then_eval(medmeta, archive: Path, tmp_path: Path) -> None:
     for other in summary["results"][1:]:
         gap = other["accuracy"]["mean"] - first["accuracy"]["mean"]
         assert other["minus_maml"]["mean"] == pytest.approx(gap)
+    assert 0.2 < first["pooled"]["auroc"]["mean"] <= 1
+    honest = summary["calibration"]
+    assert honest["temperature"] > 0
+    assert honest["tasks"] == [2, 2]  # too few to promise anything: the set is every way
+    assert honest["quantile"] is None
+    assert honest["meta_test"]["covered"]["mean"] == 1
+    assert honest["meta_test"]["set_size"]["mean"] == 3
     assert summary["seconds"].keys() == {"data", "compile", "train", "eval"}
     run = only_run(tmp_path)
+    assert json.loads((run / "calibration.json").read_text()) == honest
     assert json.loads((run / "summary.json").read_text()) == summary
     assert yaml.safe_load((run / "config.yaml").read_text())["meta_steps"] == 6
     assert json.loads((run / "env.json").read_text())["versions"]["jax"]

@@ -14,7 +14,7 @@ import pytest
 from medmeta_jax import baselines, experiment as experiments, registry, runs, train
 from medmeta_jax.checkpoint import Checkpoints
 from medmeta_jax.config import TrainConfig
-from medmeta_jax.evaluation import sample_key
+from medmeta_jax.evaluation import Predictions, sample_key
 from medmeta_jax.experiment import Experiment
 
 from .conftest import write_toy
@@ -22,6 +22,12 @@ from .conftest import write_toy
 CONFIG = TrainConfig(
     image_size=8, hyper={"steps": 1}, net={"width": 4, "depth": 2}, meta_steps=40, meta_batch=2,
     val_episodes=6, test_episodes=8, queries=2, augment=("flip",), validate_every=20, dispatch=20,
+)  # fmt: skip
+
+# Three episodes of two queries, all predicted right.
+RIGHT = Predictions(
+    logits=np.tile(5.0 * np.eye(2), (3, 1, 1)), y=np.tile([0, 1], (3, 1)),
+    mask=np.ones((3, 2), bool), classes=np.tile([0, 1], (3, 1)),
 )  # fmt: skip
 
 
@@ -79,7 +85,7 @@ def test_each_side_is_judged_on_its_own_classes(experiment: Experiment, side: st
 def test_the_difference_is_row_minus_learner() -> None:
     def row(name: str, accuracy: list[float]) -> baselines.Row:
         values = {key: np.asarray(accuracy) for key in ("accuracy", "recall", "f1")}
-        return baselines.Row(name, "none", baselines.Scores(values, (0.0, 1.0)), {})
+        return baselines.Row(name, "none", baselines.Scores(values, (0.0, 1.0), RIGHT), {})
 
     first, worse = row("maml", [0.8, 0.9, 0.7]), row("scratch", [0.5, 0.7, 0.3])
     found = baselines.result(worse, first, {})
@@ -95,7 +101,7 @@ def test_settings_are_chosen_on_meta_validation_and_are_the_best(
     def scored(family, params, episodes, *, steps, settings):
         seen.append((episodes.pool is experiment.val.pool, settings[0], steps))
         value = 0.9 if (settings[0], steps) == (0.2, 20) else 0.1
-        return baselines.Scores({"accuracy": np.array([value, value])}, (0.0, 1.0))
+        return baselines.Scores({"accuracy": np.array([value, value])}, (0.0, 1.0), RIGHT)
 
     monkeypatch.setattr(baselines, "evaluate", scored)
     row = baselines.scratch(experiments.task_of(experiment))
@@ -164,3 +170,29 @@ def test_norm_statistics_are_those_of_the_adapted_network(experiment: Experiment
     _, before = experiment.backbone.apply(params["body"], x, mask)
     gaps = jax.tree.map(lambda a, b: float(abs(a - b).max()), adapted.stats, before)
     assert max(jax.tree.leaves(gaps)) > 1e-4
+
+
+def test_a_data_set_for_each_side_and_two_to_train_on(tmp_path: Path) -> None:
+    """Episodes of one domain by default; turned classes in meta-training alone."""
+    paths = {}
+    for seed, name in enumerate(("a", "b", "c", "d")):
+        images = np.random.default_rng(seed).integers(0, 256, (16, 8, 8), np.uint8)
+        paths[name] = str(tmp_path / f"{name}.npz")
+        np.savez(paths[name], images=images, labels=np.repeat(np.arange(4 - seed // 3), 6)[:16])
+    config = dataclasses.replace(
+        CONFIG, data=paths["a"], also=(paths["b"],), meta_val=paths["c"], meta_test=paths["d"],
+        rotate_classes=True, mixing=(1.0, 2.0),
+    )  # fmt: skip
+    made = experiments.build(config)
+    assert made.spec.within == "domain"
+    assert made.spec.ways == 3
+    assert made.split.classes["train"] == ("a/class0", "a/class1", "a/class2", "b/class0",
+                                           "b/class1", "b/class2")  # fmt: skip
+    keys = jax.random.split(jax.random.key(0), 50)
+    draw = jax.vmap(made.sampler, (0, None))
+    assert made.sampler.keywords["spec"].rotate
+    assert not made.val.sampler.keywords["spec"].rotate
+    classes = np.asarray(draw(keys, made.split.pools["train"]).classes)
+    assert set(np.ptp(classes // 3, axis=1)) == {0}
+    with pytest.raises(experiments.ConfigError, match="two data sets are named 'a'"):
+        experiments.build(dataclasses.replace(config, also=(paths["a"],)))

@@ -44,9 +44,10 @@ ALLOWED = {
         "types", "registry", "config", "data", "augment", "losses", "train", "evaluation",
         "baselines", "checkpoint", "runs", "parallel", "processes", "weights",
     },
+    "uncertainty": {"types", "evaluation", "experiment", "metrics", "parallel"},
     "verbs": {
         "config", "console", "experiment", "baselines", "runs", "data", "train", "checkpoint",
-        "parallel", "processes",
+        "parallel", "processes", "uncertainty",
     },
     "protocol": {
         "types", "registry", "config", "data", "evaluation", "baselines", "experiment", "train",

@@ -19,7 +19,9 @@ FACTS: dict[str, Any] = {
 
 def record(method: str, seed: int, accuracy: list[float]) -> dict[str, Any]:
     scores = {"accuracy": accuracy, "recall": accuracy, "f1": [a / 2 for a in accuracy]}
-    of = {"scores": scores, "accuracy_over_classes": [0.1, 0.9], "chosen": {"steps": seed}}
+    pooled = {"auroc": {"mean": accuracy[0], "ci95": 0.1 * (1 + seed)}}
+    of = {"scores": scores, "accuracy_over_classes": [0.1, 0.9], "pooled": pooled,
+          "chosen": {"steps": seed}}  # fmt: skip
     return {"method": method, "seed": seed, "norm": "support", "seconds": 1.0,
             "shots": {"1": of, "5": of}}  # fmt: skip
 
@@ -43,6 +45,7 @@ def test_means_spread_and_differences_by_hand() -> None:
     assert [(r["learner"], r["shots"]) for r in rows] == [
         ("maml", 1), ("protonet", 1), ("anil", 1), ("maml", 5), ("protonet", 5), ("anil", 5),
     ]  # fmt: skip
+    assert rows[0]["pooled"]["auroc"] == pytest.approx({"mean": 0.4, "ci95": 0.15})
     maml, protonet, anil = rows[:3]
     assert maml["accuracy"]["mean"] == pytest.approx(0.5)
     assert maml["seeds"]["accuracy"] == pytest.approx([0.6, 0.4])

@@ -30,6 +30,12 @@ class EpisodeSpec:
     queries: query images a class; `ways * queries` in all.
     disjoint: support and query share no "image", or no "group" (and so no image).
     balance: "balanced" queries, or "proportional" to the classes' sizes in the pool.
+    within: an episode's classes are of "any" domain, or all of one "domain", drawn by
+        `Pool.mixing`; of one with fewer classes than the ways drawn, it has all of them.
+    shuffle: classes stand in random order, so that a way's number says nothing; else in the
+        pool's order, for classes that have one (grades).
+    rotate: a class turned by 90, 180 or 270 degrees is another class (Santoro et al., arXiv
+        1605.06065). Not for anatomy, which has an up and a down.
     """
 
     ways: Range = 5
@@ -37,6 +43,9 @@ class EpisodeSpec:
     queries: int = 15
     disjoint: Literal["image", "group"] = "image"
     balance: Literal["balanced", "proportional"] = "balanced"
+    within: Literal["any", "domain"] = "any"
+    shuffle: bool = True
+    rotate: bool = False
 
     def __post_init__(self) -> None:
         for name in ("ways", "shots"):
@@ -46,13 +55,16 @@ class EpisodeSpec:
                 raise ValueError(f"{name} must be >= {least}, lowest first, got {low}, {high}")
         if self.queries < 1:
             raise ValueError(f"queries must be >= 1, got {self.queries}")
+        if self.rotate and self.balance == "proportional":
+            raise ValueError("balance must be 'balanced' with rotate, got 'proportional'")
 
 
 class Indices(NamedTuple):
     """An episode as places in a pool, -1 for padding.
 
     support: [ways * shots], query: [ways * queries]: image index.
-    support_y, query_y: the way of each. classes: [ways]: class index in the pool.
+    support_y, query_y: the way of each. classes: [ways]: class index in the pool, plus
+        the pool's number of classes for each quarter turn.
     """
 
     support: Array
@@ -70,7 +82,7 @@ def bounds(value: Range) -> tuple[int, int]:
 def sample_indices(key: Array, pool: Pool, spec: EpisodeSpec) -> Indices:
     """Draw one episode: classes, then support images, then query images.
 
-    Classes are drawn without replacement and put in random order. Under
+    Classes are drawn without replacement (`draw_classes`). Under
     `disjoint="group"` the episode's groups are put in one random order; each class takes
     its support from the first groups that hold `shots` of its images, and no group taken
     by any class is left to any query. Support images are then uniform over the groups
@@ -81,9 +93,10 @@ def sample_indices(key: Array, pool: Pool, spec: EpisodeSpec) -> Indices:
     n_ways = jax.random.randint(way_key, (), ways[0], ways[1] + 1)
     n_shots = jax.random.randint(shot_key, (), shots[0], shots[1] + 1)
 
-    order = jax.random.permutation(class_key, pool.rows.shape[0])[: ways[1]]
-    classes = jnp.where(jnp.arange(ways[1]) < n_ways, order, -1)
-    rows = jnp.where(classes[:, None] >= 0, pool.rows[order], -1)  # [ways, M]
+    classes = draw_classes(class_key, pool, spec, n_ways)
+    n_ways = (classes >= 0).sum()
+    rows = pool.rows[classes % pool.rows.shape[0]]
+    rows = jnp.where(classes[:, None] >= 0, rows, -1)  # [ways, M]
     there = rows >= 0
 
     if spec.disjoint == "group":
@@ -108,6 +121,24 @@ def sample_indices(key: Array, pool: Pool, spec: EpisodeSpec) -> Indices:
         way_of = way_of.at[rows].set(jnp.broadcast_to(jnp.arange(ways[1])[:, None], rows.shape))
         query, query_y = flat, way_of[flat]
     return Indices(support, support_y, query, query_y, classes)
+
+
+def draw_classes(key: Array, pool: Pool, spec: EpisodeSpec, n_ways: Array) -> Array:
+    """The classes of an episode as `Indices.classes` has them: [most ways], -1 where absent."""
+    turns, most = 4 if spec.rotate else 1, bounds(spec.ways)[1]
+    count = turns * pool.rows.shape[0]
+    if spec.within == "any":
+        order = jax.random.permutation(key, count)[:most]
+    else:
+        domain_key, key = jax.random.split(key)
+        domain = jax.random.categorical(domain_key, jnp.log(pool.mixing))
+        own = jnp.tile(pool.domain == domain, turns)
+        order = jax.lax.top_k(jnp.where(own, jax.random.uniform(key, (count,)), -1.0), most)[1]
+        n_ways = jnp.minimum(n_ways, own.sum())
+    present = jnp.arange(most) < n_ways
+    if not spec.shuffle:
+        order = jnp.sort(jnp.where(present, order, count))
+    return jnp.where(present, order, -1).astype(jnp.int32)
 
 
 def split_groups(key: Array, group: Array, rows: Array, shots: Array) -> tuple[Array, Array]:
@@ -144,16 +175,26 @@ def choose(
     return chosen.reshape(-1), way.reshape(-1)
 
 
-def gather(pool: Pool, indices: Indices) -> Episode:
+def quarter_turns(x: Array, turns: Array) -> Array:
+    """Images [n, S, S, C], each turned by so many [n] times 90 degrees."""
+    turned = jnp.stack([jnp.rot90(x, k, (1, 2)) for k in range(4)])
+    return turned[turns % 4, jnp.arange(x.shape[0])]
+
+
+def gather(pool: Pool, indices: Indices, *, rotate: bool = False) -> Episode:
     """Fetch an episode's images, scaled to float32. Padding is zeros with mask False."""
+    count = pool.rows.shape[0]
 
     def side(index: Array, y: Array) -> Examples:
         mask = index >= 0
-        x = (pool.x[index].astype(jnp.float32) / 255.0 - pool.shift) * pool.scale
+        x = pool.x[index]
+        if rotate:
+            x = quarter_turns(x, (indices.classes // count)[y])
+        x = (x.astype(jnp.float32) / 255.0 - pool.shift) * pool.scale
         x = jnp.where(mask.reshape(-1, *(1,) * (x.ndim - 1)), x, 0.0)
         return Examples(x, jnp.where(mask, y, 0), mask)
 
-    classes = jnp.where(indices.classes >= 0, pool.labels[indices.classes], -1)
+    classes = jnp.where(indices.classes >= 0, pool.labels[indices.classes % count], -1)
     return Episode(
         side(indices.support, indices.support_y), side(indices.query, indices.query_y), classes
     )
@@ -161,7 +202,7 @@ def gather(pool: Pool, indices: Indices) -> Episode:
 
 def sample(key: Array, pool: Pool, spec: EpisodeSpec) -> Episode:
     """Draw one episode from the pool; see `sample_indices`."""
-    return gather(pool, sample_indices(key, pool, spec))
+    return gather(pool, sample_indices(key, pool, spec), rotate=spec.rotate)
 
 
 def episodes_hash(pool: Pool, indices: Indices) -> str:
@@ -192,11 +233,13 @@ def check_pool(pool: Pool, spec: EpisodeSpec, class_names: tuple[str, ...], side
     Raises DataError naming the side of the split, the class, and the number it lacks.
     """
     ways, shots = bounds(spec.ways)[1], bounds(spec.shots)[1]
-    if len(class_names) < ways:
+    count = len(class_names) * (4 if spec.rotate else 1)
+    if count < ways:
         raise DataError(
-            f"{side}: {ways} ways need {ways} classes, there are {len(class_names)}; "
-            f"lower ways or add classes"
+            f"{side}: {ways} ways need {ways} classes, there are {count}; lower ways or add classes"
         )
+    if spec.within == "domain":
+        check_domains(pool, spec, class_names, side)
     rows, group = np.asarray(pool.rows), np.asarray(pool.group)
     for name, row in zip(class_names, rows, strict=True):
         members = row[row >= 0]
@@ -218,3 +261,21 @@ def check_pool(pool: Pool, spec: EpisodeSpec, class_names: tuple[str, ...], side
                 f"{side}: class {name!r} has {sizes.sum() - sizes.max()} images outside its "
                 f"largest group, {shots} shots need {shots}; lower shots or add groups"
             )
+
+
+def check_domains(pool: Pool, spec: EpisodeSpec, class_names: tuple[str, ...], side: str) -> None:
+    """Refuse a pool whose classes are not of one domain each, or a domain with too few."""
+    domain, least = np.asarray(pool.domain), bounds(spec.ways)[0]
+    if (domain < 0).any():
+        name = class_names[int(np.argmax(domain < 0))]
+        raise DataError(
+            f"{side}: class {name!r} has images of several domains, so that episodes cannot be "
+            "drawn within one; set within to 'any'"
+        )
+    counts = np.bincount(domain, minlength=len(pool.mixing)) * (4 if spec.rotate else 1)
+    if counts.min() < least:
+        few = [name for name, d in zip(class_names, domain, strict=True) if d == counts.argmin()]
+        raise DataError(
+            f"{side}: a domain has {counts.min()} classes ({', '.join(few)}), {least} ways need "
+            f"{least}; lower ways or set within to 'any'"
+        )

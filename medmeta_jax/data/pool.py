@@ -20,6 +20,9 @@ class Pool(NamedTuple):
     rows: [classes, M] int32: the images of each class, -1 beyond its count.
     counts: [classes] int32.
     labels: [classes] int32: each class's label in the data set's own numbering.
+    domain: [classes] int32: where the class's images come from, an index into `mixing`; -1
+        where they come from several domains.
+    mixing: [domains] float32: how often an episode comes from each, where it comes from one.
     shift, scale: [C] float32: an episode's x is (uint8 / 255 - shift) * scale.
     """
 
@@ -28,6 +31,8 @@ class Pool(NamedTuple):
     rows: Array
     counts: Array
     labels: Array
+    domain: Array
+    mixing: Array
     shift: Array
     scale: Array
 
@@ -46,10 +51,20 @@ def fit_scaling(images: np.ndarray) -> Scaling:
     return Scaling(values.mean(0).astype(np.float32), (1 / deviation).astype(np.float32))
 
 
-def make_pool(samples: Samples, classes: tuple[str, ...], scaling: Scaling) -> Pool:
+def make_pool(
+    samples: Samples,
+    classes: tuple[str, ...],
+    scaling: Scaling,
+    mixing: tuple[float, ...] = (),
+) -> Pool:
     """The pool of the named classes.
 
-    Raises DataError where a class is not in the data set or has no image in it.
+    Args:
+      mixing: how often an episode comes from each domain, in the order in which they come
+        in the data set; by default all alike.
+
+    Raises DataError where a class is not in the data set or has no image in it, and where
+    there is not a number above 0 for each domain.
     """
     rows: list[np.ndarray] = []
     for name in classes:
@@ -70,12 +85,32 @@ def make_pool(samples: Samples, classes: tuple[str, ...], scaling: Scaling) -> P
         group = np.arange(len(used), dtype=np.int32)
     else:
         group = np.unique(samples.groups[used], return_inverse=True)[1].astype(np.int32)
+    domains, domain = class_domains(samples, rows)
+    if mixing and (len(mixing) != domains or min(mixing) <= 0):
+        raise DataError(
+            f"{samples.about}: mixing must be a number above 0 for each of {domains} domains, "
+            f"got {mixing}"
+        )
     return Pool(
         x=jnp.asarray(samples.images[used]),
         group=jnp.asarray(group),
         rows=jnp.asarray(table),
         counts=jnp.asarray([len(members) for members in rows], jnp.int32),
         labels=jnp.asarray([samples.class_names.index(name) for name in classes], jnp.int32),
+        domain=jnp.asarray(domain),
+        mixing=jnp.asarray(mixing or (1.0,) * domains, jnp.float32),
         shift=jnp.asarray(scaling.shift),
         scale=jnp.asarray(scaling.scale),
     )
+
+
+def class_domains(samples: Samples, rows: list[np.ndarray]) -> tuple[int, np.ndarray]:
+    """How many domains classes with these images have, and each class's own, -1 for several."""
+    if samples.domains is None:
+        return 1, np.zeros(len(rows), np.int32)
+    used = np.concatenate(rows)
+    names, first, place = np.unique(samples.domains[used], return_index=True, return_inverse=True)
+    place = np.argsort(np.argsort(first))[place]  # by first appearance, not by name
+    own = np.split(place, np.cumsum([len(members) for members in rows])[:-1])
+    domain = [one[0] if (one == one[0]).all() else -1 for one in own]
+    return len(names), np.asarray(domain, np.int32)

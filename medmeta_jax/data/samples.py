@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -100,6 +101,42 @@ def to_channels(images: np.ndarray, channels: int) -> np.ndarray:
         return np.repeat(images, 3, axis=-1)
     luma = images.astype(np.float32) @ np.asarray([0.299, 0.587, 0.114], np.float32)
     return luma.round().astype(np.uint8)[..., None]
+
+
+def join(parts: Mapping[str, Samples]) -> Samples:
+    """Several data sets, by name, as one: each is a domain. One alone stays as it is.
+
+    Classes and groups are named after their data set too, so that none are taken for the
+    same. Colour is kept where one of them has it. Where a data set names no groups, each of
+    its images is its own.
+    """
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    channels = max(part.images.shape[-1] for part in parts.values())
+    counts = [len(part.class_names) for part in parts.values()]
+    first_label = np.cumsum([0, *counts[:-1]])
+
+    def column(of: Callable[[str, Samples], list[str]]) -> np.ndarray:
+        return np.asarray([value for name, part in parts.items() for value in of(name, part)])
+
+    def groups(name: str, part: Samples) -> list[str]:
+        own = range(len(part.labels)) if part.groups is None else part.groups.tolist()
+        return [f"{name}/{group}" for group in own]
+
+    def sides(name: str, part: Samples) -> list[str]:
+        return [""] * len(part.labels) if part.sides is None else part.sides.tolist()
+
+    return Samples(
+        images=np.concatenate([to_channels(part.images, channels) for part in parts.values()]),
+        labels=np.concatenate(
+            [part.labels + first for part, first in zip(parts.values(), first_label, strict=True)]
+        ).astype(np.int32),
+        class_names=tuple(f"{name}/{c}" for name, part in parts.items() for c in part.class_names),
+        groups=column(groups) if any(p.groups is not None for p in parts.values()) else None,
+        sides=column(sides) if any(p.sides is not None for p in parts.values()) else None,
+        domains=column(lambda name, part: [name] * len(part.labels)),
+        about=" + ".join(part.about for part in parts.values()),
+    )
 
 
 def select(samples: Samples, keep: np.ndarray) -> Samples:

@@ -8,16 +8,20 @@ The rule is fixed, so that a table can be made again from its command alone:
   meta-test, `== 4` meta-validation, the rest meta-train;
 - fewer: a third each to meta-test and meta-validation (at least two classes, rounded
   down), evenly spread over the class order, the rest meta-train.
+
+Meta-validation and meta-test may be data sets of their own instead, with all their classes;
+meta-training may be on several.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from medmeta_jax.data.pool import Pool, Scaling, fit_scaling, make_pool
-from medmeta_jax.data.samples import DataError, Samples, select, to_channels
+from medmeta_jax.data.samples import DataError, Samples, join, select, to_channels
 
 SIDES = ("train", "val", "test")
 MIN_CLASSES_FOR_SIXTHS = 18
@@ -27,14 +31,18 @@ class Split(NamedTuple):
     """One pool a side, with what tables and errors need to name.
 
     classes: class names by side, in the order of each pool's rows.
-    grouped: whether the data set says which images belong together.
+    grouped, ungrouped: the data sets that say which images belong together (of one patient),
+        and those that do not, in which each image is a group of its own.
+    domains: of the meta-train pool.
     shared_images, shared_groups: how many meta-test has in common with the other sides.
     """
 
     pools: dict[str, Pool]
     classes: dict[str, tuple[str, ...]]
     scaling: Scaling
-    grouped: bool
+    grouped: tuple[str, ...]
+    ungrouped: tuple[str, ...]
+    domains: int
     about: str
     class_names: tuple[str, ...]
     shared_images: int
@@ -48,12 +56,14 @@ def split_classes(
     if samples.split is not None:
         return {side: samples.split[side] for side in sides}
     names = samples.class_names
+    if sides == ("train",):
+        return {"train": names}
     least = 2 * len(sides)
     if len(names) < least:
         raise DataError(
             f"{samples.about}: {len(names)} classes ({', '.join(names)}) cannot be split into "
-            f"{' and '.join(sides)} with two or more each; add classes, or judge them with "
-            f"--meta-test while training on another data set"
+            f"{' and '.join(sides)} with two or more each; add classes, or name other data sets "
+            f"to validate on (--meta-val) and to judge on (--meta-test)"
         )
     of_folders = folder_split(samples)
     if of_folders is not None and sides == SIDES:
@@ -110,46 +120,70 @@ def of_side(samples: Samples, side: str) -> Samples:
     return select(samples, samples.sides != other)
 
 
-def make_split(samples: Samples, meta_test: Samples | None = None) -> Split:
+def make_split(
+    samples: Samples | Mapping[str, Samples],
+    *,
+    val: Samples | None = None,
+    test: Samples | None = None,
+    mixing: tuple[float, ...] = (),
+) -> Split:
     """Split the classes of a data set and make the pools.
 
     Args:
-      samples: the data set to meta-train on.
-      meta_test: another data set to be judged on, with all its classes; then `samples`
-        is split in two, meta-train and meta-validation.
+      samples: the data set to meta-train on, or several by name, each a domain.
+      val, test: other data sets to validate and be judged on, with all their classes; only
+        the other sides are then split from `samples`.
+      mixing: how often a meta-training episode comes from each domain, where it comes from one.
 
     Intensity scaling is fitted on the meta-train images alone.
     """
-    sides = SIDES if meta_test is None else SIDES[:2]
-    classes = split_classes(samples, sides=sides)
-    sources = {side: of_side(samples, side) for side in sides}
-    if meta_test is not None:
-        channels = samples.images.shape[-1]
-        moved = meta_test._replace(images=to_channels(meta_test.images, channels))
-        held_out = meta_test.split["test"] if meta_test.split else meta_test.class_names
-        sources["test"], classes["test"] = moved, tuple(held_out)
+    parts = {"": samples} if isinstance(samples, Samples) else dict(samples)
+    joined = join(parts)
+    others = {side: s for side, s in (("val", val), ("test", test)) if s is not None}
+    own = tuple(side for side in SIDES if side not in others)
+    classes = split_classes(joined, sides=own)
+    sources = {side: of_side(joined, side) if len(own) > 1 else joined for side in own}
+    for side, other in others.items():
+        images = to_channels(other.images, joined.images.shape[-1])
+        sources[side] = other._replace(images=images)
+        classes[side] = tuple(other.split[side] if other.split else other.class_names)
     train = sources["train"]
     wanted = [train.class_names.index(name) for name in classes["train"]]
     scaling = fit_scaling(train.images[np.isin(train.labels, wanted)])
-    about = samples.about if meta_test is None else f"{samples.about} -> {meta_test.about}"
-    own, other = (held(sources, classes, group) for group in (("test",), ("train", "val")))
-    shared = len(own[0] & other[0])
-    if meta_test is not None and shared:
-        raise DataError(
-            f"{meta_test.about}: {shared} of its images are also in {samples.about}; what is "
-            "judged must not have been trained on"
-        )
+    pools = {
+        side: make_pool(sources[side], classes[side], scaling, mixing if side == "train" else ())
+        for side in SIDES
+    }
+    judged, seen = (held(sources, classes, group) for group in (("test",), ("train", "val")))
+    refuse_shared(sources, classes, others)
+    every = (*parts.values(), *others.values())
     return Split(
-        pools={side: make_pool(sources[side], classes[side], scaling) for side in SIDES},
+        pools=pools,
         classes=classes,
         scaling=scaling,
-        grouped=all(source.groups is not None for source in sources.values()),
-        about=about,
-        class_names=samples.class_names,
-        shared_images=shared,
+        grouped=tuple(part.about for part in every if part.groups is not None),
+        ungrouped=tuple(part.about for part in every if part.groups is None),
+        domains=len(pools["train"].mixing),
+        about=" -> ".join([joined.about, *(other.about for other in others.values())]),
+        class_names=joined.class_names,
+        shared_images=len(judged[0] & seen[0]),
         # Two data sets number their patients each in their own way.
-        shared_groups=len(own[1] & other[1]) if meta_test is None else 0,
+        shared_groups=0 if "test" in others else len(judged[1] & seen[1]),
     )
+
+
+def refuse_shared(
+    sources: dict[str, Samples], classes: dict[str, tuple[str, ...]], others: dict[str, Samples]
+) -> None:
+    """DataError where a data set of its own side holds images of another side's."""
+    for side, other in others.items():
+        rest = tuple(name for name in SIDES if name != side)
+        shared = held(sources, classes, (side,))[0] & held(sources, classes, rest)[0]
+        if shared:
+            raise DataError(
+                f"{other.about}: {len(shared)} of its images are also in the data of another "
+                "side; what is judged must not have been trained on"
+            )
 
 
 def held(

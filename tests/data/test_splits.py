@@ -62,7 +62,7 @@ def test_images_of_train_never_stand_in_meta_test() -> None:
 
 
 def test_another_data_set_to_be_judged_on() -> None:
-    made = make_split(make_samples(6, channels=3), make_samples(2))
+    made = make_split(make_samples(6, channels=3), test=make_samples(2))
     assert made.pools["test"].x.shape == (8, 4, 4, 3)
     assert made.classes["test"] == ("c00", "c01")
     assert len(made.classes["train"]) + len(made.classes["val"]) == 6
@@ -71,8 +71,8 @@ def test_another_data_set_to_be_judged_on() -> None:
 
 def test_judging_on_what_was_trained_on_is_refused() -> None:
     samples = make_samples(6)
-    with pytest.raises(DataError, match="24 of its images are also in test"):
-        make_split(samples, samples)
+    with pytest.raises(DataError, match="24 of its images are also in the data of another"):
+        make_split(samples, test=samples)
 
 
 def test_what_the_sides_share_is_counted() -> None:

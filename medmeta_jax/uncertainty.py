@@ -1,0 +1,75 @@
+"""How far a run's probabilities can be trusted: fitted on meta-validation, judged elsewhere.
+
+The tasks of calibration are of the meta-validation classes, and not those that chose the
+checkpoint. The promise of the sets holds for new tasks of these classes; how far it holds for
+the meta-test classes, which are another distribution, is measured and reported.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from medmeta_jax import parallel
+from medmeta_jax.evaluation import Predictions, episode_keys, predict_episodes
+from medmeta_jax.experiment import Experiment
+from medmeta_jax.metrics import calibration as sets
+from medmeta_jax.metrics.calibration import Calibration
+from medmeta_jax.metrics.intervals import over_episodes
+from medmeta_jax.metrics.pooled import over_blocks, pooled_scores, softmax
+from medmeta_jax.types import Params
+
+CALIBRATION_SEED = 3_000_003
+COVERAGE = 0.9
+
+
+def calibrate(experiment: Experiment, params: Params, *, coverage: float = COVERAGE) -> Calibration:
+    """Fit the temperature and the sets' quantile on tasks of the meta-validation classes."""
+    tasks = validation_tasks(experiment, params, CALIBRATION_SEED, experiment.config.val_episodes)
+    return sets.fit(tasks.logits, tasks.y, tasks.mask, coverage=coverage)
+
+
+def validation_tasks(experiment: Experiment, params: Params, seed: int, count: int) -> Predictions:
+    """Predictions of the experiment's learner on so many tasks of the meta-validation classes."""
+    keys = parallel.replicate(episode_keys(seed, count), experiment.mesh)
+    return predict_episodes(
+        experiment.learner,
+        params,
+        experiment.val._replace(keys=keys),
+        steps=experiment.config.hyper.get("steps"),
+    )
+
+
+def judged(calibration: Calibration, predictions: Predictions) -> dict[str, Any]:
+    """What a calibration does to predictions that it was not fitted on.
+
+    Returns "ece", "nll" and "brier" with and without the temperature, "covered", the share of
+    queries whose set holds the truth, and "set_size", its mean number of ways; each with
+    "mean" and "ci95" over episodes.
+    """
+    logits, y, mask, classes = predictions
+    held = sets.prediction_sets(calibration, logits, classes)
+    covered, size = sets.covered(held, y, mask)
+    found: dict[str, Any] = {
+        "covered": over_episodes(covered)._asdict(),
+        "set_size": over_episodes(size)._asdict(),
+    }
+    for name, temperature in (("as_is", 1.0), ("calibrated", calibration.temperature)):
+        p = softmax(logits, temperature)
+
+        def scores(places: np.ndarray, p: np.ndarray = p) -> dict[str, float]:
+            every = pooled_scores(p[places], y[places], mask[places], classes[places])
+            return {key: every[key] for key in ("ece", "nll", "brier")}
+
+        blocks = over_blocks(scores, len(y))
+        found[name] = {key: estimate._asdict() for key, estimate in blocks.items()}
+    return found
+
+
+def report(calibration: Calibration, predictions: Predictions) -> dict[str, Any]:
+    """A calibration and what it does to a run's meta-test predictions, as JSON can hold it."""
+    plain = calibration._asdict()
+    # JSON has no infinity: without a quantile the set is every way.
+    plain["quantile"] = None if np.isinf(calibration.quantile) else calibration.quantile
+    return {**plain, "meta_test": judged(calibration, predictions)}
