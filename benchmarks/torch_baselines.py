@@ -96,28 +96,34 @@ class Task:
         self, work: Workload, arrays: Arrays, params: dict[str, np.ndarray],
         channels_last: bool, device: str = "cpu",
     ) -> None:  # fmt: skip
-        self.work = work
+        self.work, self.device = work, device
         self.start = to_torch(params, device)
-        layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.network = {"conv4": conv4, "resnet12": resnet12}[work.network]
+        self.norm: Norm = fused_norm
+        self.hold(arrays)
+
+    def hold(self, arrays: Arrays) -> None:
+        """Take these episodes in place of those held."""
 
         def images(x: np.ndarray) -> list[torch.Tensor]:
-            moved = torch.tensor(x, device=device).permute(0, 1, 4, 2, 3)
-            return [episode.contiguous(memory_format=layout) for episode in moved]
+            moved = torch.tensor(x, device=self.device).permute(0, 1, 4, 2, 3)
+            return [episode.contiguous(memory_format=self.layout) for episode in moved]
 
         def labels(y: np.ndarray) -> torch.Tensor:
-            return torch.tensor(np.ascontiguousarray(y), dtype=torch.long, device=device)
+            return torch.tensor(np.ascontiguousarray(y), dtype=torch.long, device=self.device)
 
         self.support_x, self.query_x = images(arrays.support_x), images(arrays.query_x)
         self.support_y, self.query_y = labels(arrays.support_y), labels(arrays.query_y)
-        self.network = {"conv4": conv4, "resnet12": resnet12}[work.network]
-        self.norm: Norm = fused_norm
 
     def features(self, params: Params, x: torch.Tensor) -> torch.Tensor:
         return self.network(params, x, len(self.work.widths), self.norm)
 
+    def logits(self, params: Params, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(self.features(params, x), params["head/kernel"], params["head/bias"])
+
     def loss(self, params: Params, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        logits = F.linear(self.features(params, x), params["head/kernel"], params["head/bias"])
-        return F.cross_entropy(logits, y)
+        return F.cross_entropy(self.logits(params, x), y)
 
     def proto_loss(self, params: Params, episode: tuple[torch.Tensor, ...]) -> torch.Tensor:
         x_s, y_s, x_q, y_q = episode
@@ -160,16 +166,20 @@ class Loop(Baseline):
         x_s, y_s, x_q, y_q = episode
         if self.work.method == "protonet":
             return self.task.proto_loss(self.leaves, episode)
-        second = self.work.method == "second"
+        params = self.adapted(x_s, y_s, second=self.work.method == "second")
+        return self.task.loss(params, x_q, y_q)
+
+    def adapted(self, x: torch.Tensor, y: torch.Tensor, *, second: bool) -> Params:
+        """The parameters after the inner steps on a support set."""
         params: Params = dict(self.leaves)
         for _ in range(self.work.steps):
-            loss = self.task.loss(params, x_s, y_s)
+            loss = self.task.loss(params, x, y)
             grads = torch.autograd.grad(loss, list(params.values()), create_graph=second)
             params = {
                 name: p - self.work.inner_lr * g
                 for (name, p), g in zip(params.items(), grads, strict=True)
             }
-        return self.task.loss(params, x_q, y_q)
+        return params
 
     def meta_gradient(self, episodes: list[int]) -> tuple[float, list[torch.Tensor]]:
         for leaf in self.leaves.values():

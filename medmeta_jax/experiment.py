@@ -30,6 +30,7 @@ from medmeta_jax.data.samples import DataError, Samples
 from medmeta_jax.data.splits import SIDES, Split, make_split
 from medmeta_jax.evaluation import FixedEpisodes, episode_keys, evaluate
 from medmeta_jax.losses import accuracy
+from medmeta_jax.objectives import Objective, cvar, tr_maml
 from medmeta_jax.runs import Run, existing
 from medmeta_jax.types import Array, Backbone, MetaLearner, Params
 
@@ -52,6 +53,7 @@ class Experiment(NamedTuple):
     learner: MetaLearner
     training: MetaLearner
     optimiser: optax.GradientTransformation
+    objective: Objective | None
     example_x: Array
     outputs: int
     val: FixedEpisodes
@@ -159,6 +161,26 @@ def make_backbone(config: TrainConfig) -> Backbone:
         raise ConfigError(f"net: {error}") from None
 
 
+def make_objective(config: TrainConfig, split: Split, spec: EpisodeSpec) -> Objective | None:
+    """The configured objective, None for the mean (ConfigError for one that cannot be)."""
+    try:
+        if config.objective == "cvar":
+            return cvar(share=config.worst_share)
+        if config.objective == "tr_maml":
+            if spec.within != "domain" or split.domains < 2:
+                raise ConfigError(
+                    "objective: tr_maml weighs domains, and needs two or more that episodes are "
+                    "drawn within (also, or data with domains and within 'domain')"
+                )
+            return tr_maml(rate=config.domain_rate)
+    except ValueError as error:
+        if isinstance(error, ConfigError):
+            raise
+        field = "worst_share" if config.objective == "cvar" else "domain_rate"
+        raise ConfigError(f"{field}: {error}") from None
+    return None
+
+
 def with_augmentation(config: TrainConfig, learner: MetaLearner) -> MetaLearner:
     """The learner as it is trained: on episodes augmented as configured."""
     ops = [registry.factory("augment", name)() for name in config.augment]
@@ -228,6 +250,7 @@ def build(config: TrainConfig) -> Experiment:
         learner=learner,
         training=with_augmentation(config, learner),
         optimiser=outer_optimiser(config),
+        objective=make_objective(config, split, spec),
         example_x=example_x,
         outputs=outputs,
         val=fixed("val", VAL_SEED, config.val_episodes),
@@ -275,7 +298,9 @@ def identity(experiment: Experiment) -> dict[str, Any]:
 def initial_progress(experiment: Experiment, learner: MetaLearner) -> train.Progress:
     """Training before its first step, from the configured seed."""
     key = jax.random.key(experiment.config.seed)
-    state = train.init_state(learner, experiment.optimiser, key, experiment.example_x)
+    mixing, objective = experiment.split.pools["train"].mixing, experiment.objective
+    carried = () if objective is None else objective.init(mixing)
+    state = train.init_state(learner, experiment.optimiser, key, experiment.example_x, carried)
     if experiment.weights:
         state = state._replace(params=weights.put(state.params, experiment.weights))
     return jax.jit(train.start, out_shardings=parallel.everywhere(experiment.mesh))(state)
@@ -307,6 +332,7 @@ def compile_step(experiment: Experiment, learner: MetaLearner) -> Compiled:
             chunk=chunk,
             dispatch=config.dispatch,
             mesh=experiment.mesh,
+            objective=experiment.objective,
         )
         return step.lower(state, experiment.split.pools["train"], count).compile()
 

@@ -17,7 +17,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from medmeta_jax.types import PyTree
+from medmeta_jax.types import Array, PyTree
 
 AXIS = "task"
 EVERYWHERE, BY_TASK = PartitionSpec(), PartitionSpec(AXIS)
@@ -159,6 +159,21 @@ def mean_over_tasks(function: Callable[..., PyTree], mesh: Mesh) -> Callable[...
         return unravel(jax.lax.pmean(flat, AXIS))
 
     return spread(local, mesh, (EVERYWHERE, EVERYWHERE, BY_TASK, EVERYWHERE), EVERYWHERE)
+
+
+def from_all(x: Array) -> Array:
+    """Inside `spread`: the shares [n, ...] of all devices, one after another."""
+    return jax.lax.all_gather(x, AXIS, tiled=True)
+
+
+def sum_of_all(x: Array) -> Array:
+    """Inside `spread`: the sum over all devices."""
+    return jax.lax.psum(x, AXIS)
+
+
+def place() -> Array:
+    """Inside `spread`: which of the devices this one is."""
+    return jax.lax.axis_index(AXIS)
 
 
 def spread(function: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs: Any) -> Any:

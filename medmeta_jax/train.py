@@ -1,4 +1,4 @@
-"""Meta-training: the meta-objective, the compiled step, and the loop around it.
+"""Meta-training: the compiled step, and the loop around it.
 
 This module knows neither algorithms nor data sets: a learner, a sampler and an optimiser
 are values that it puts together.
@@ -18,20 +18,30 @@ import optax
 from jax.sharding import Mesh
 
 from medmeta_jax import parallel
-from medmeta_jax.types import Array, Episode, MetaLearner, Params, PyTree
+from medmeta_jax.meta_gradient import (
+    Sampler,
+    Score,
+    make_episode_loss,
+    of_an_objective,
+    of_the_mean,
+)
+from medmeta_jax.objectives import Objective
+from medmeta_jax.types import Array, MetaLearner, Params, PyTree
 
-Sampler = Callable[[Array, Any], Episode]  # (key, pool) -> one episode
-Score = Callable[[Array, Array, Array], Array]  # (logits, y, mask) -> scalar
 Step = Any  # a compiled (state, pool, count) -> (state, metrics), see `make_step`
 
 
 class TrainState(NamedTuple):
-    """All that a training step changes. Everything random follows from (key, step)."""
+    """All that a training step changes. Everything random follows from (key, step).
+
+    objective: what an objective carries from step to step; nothing for the mean.
+    """
 
     params: Params
     opt_state: PyTree
     key: Array
     step: Array
+    objective: PyTree = ()
 
 
 class StepMetrics(NamedTuple):
@@ -44,54 +54,18 @@ class StepMetrics(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames=("learner", "optimiser"))
 def init_state(
-    learner: MetaLearner, optimiser: optax.GradientTransformation, key: Array, example_x: PyTree
+    learner: MetaLearner,
+    optimiser: optax.GradientTransformation,
+    key: Array,
+    example_x: PyTree,
+    objective: PyTree = (),
 ) -> TrainState:
-    """A fresh state; `example_x` is shaped like one episode's `support.x`."""
+    """A fresh state; `example_x` is shaped like one episode's `support.x`, `objective` is what
+    `Objective.init` gave."""
     init_key, run_key = jax.random.split(key)
     params = learner.init(init_key, example_x)
-    return TrainState(params, optimiser.init(params), run_key, jnp.zeros((), jnp.int32))
-
-
-def meta_gradient(
-    learner: MetaLearner,
-    sampler: Sampler,
-    score: Score,
-    params: Params,
-    pool: Any,
-    keys: Array,
-    step: Array,
-    chunk: int,
-) -> tuple[Params, Array, Array]:
-    """Gradient of the mean meta-loss over one episode a key, with mean loss and score.
-
-    Episodes run `chunk` at a time (a vmap), the chunks one after another (a scan) with
-    their gradients added up. The mean is the same for every `chunk`.
-    """
-
-    def episode_loss(theta: Params, key: Array) -> tuple[Array, tuple[Array, Array]]:
-        sample_key, learner_key = jax.random.split(key)
-        episode = sampler(sample_key, pool)
-        value, info = learner.loss(theta, episode, learner_key, step)
-        judged = score(info.logits, episode.query.y, episode.query.mask)
-        return value, (info.loss, judged)
-
-    def chunk_loss(theta: Params, some: Array) -> tuple[Array, tuple[Array, Array]]:
-        if chunk == 1:  # no axis to batch over: a quarter less to trace
-            values, aux = episode_loss(theta, some[0])
-        else:
-            values, aux = jax.vmap(episode_loss, (None, 0))(theta, some)
-        # Metrics are of JAX's default precision, whatever the parameters are.
-        return values.sum(), (aux[0].sum().astype(float), aux[1].sum().astype(float))
-
-    def add_chunk(total: PyTree, some: Array) -> tuple[PyTree, None]:
-        (_, aux), grads = jax.value_and_grad(chunk_loss, has_aux=True)(params, some)
-        return jax.tree.map(jnp.add, total, (grads, *aux)), None
-
-    count = keys.shape[0]
-    zero = (jax.tree.map(jnp.zeros_like, params), jnp.zeros(()), jnp.zeros(()))
-    total, _ = jax.lax.scan(add_chunk, zero, keys.reshape(count // chunk, chunk))
-    grads, loss, judged = jax.tree.map(lambda leaf: leaf / count, total)
-    return grads, loss, judged
+    start = jnp.zeros((), jnp.int32)
+    return TrainState(params, optimiser.init(params), run_key, start, objective)
 
 
 def first_that_fits(
@@ -118,6 +92,7 @@ def make_step(
     chunk: int = 1,
     dispatch: int = 1,
     mesh: Mesh | None = None,
+    objective: Objective | None = None,
 ) -> Step:
     """One compiled, donated program: sampling, meta-gradient, optimiser update.
 
@@ -127,6 +102,7 @@ def make_step(
       dispatch: the most steps that one call may take.
       mesh: devices to spread the episodes over, from `parallel.task_mesh`; the result is
         the same up to the order of one sum. `state` and `pool` are then on all of them.
+      objective: of the episodes' losses; None is their mean.
 
     Returns:
       step(state, pool, count) -> (state, metrics): `count` <= `dispatch` steps in one
@@ -147,19 +123,22 @@ def make_step(
     if dispatch < 1:
         raise ValueError(f"dispatch must be >= 1, got {dispatch}")
 
-    def gradient(params: Params, pool: Any, keys: Array, step: Array) -> PyTree:
-        return meta_gradient(learner, sampler, score, params, pool, keys, step, chunk)
-
-    if mesh is not None:
-        gradient = parallel.mean_over_tasks(gradient, mesh)
+    episode_loss = make_episode_loss(learner, sampler, score)
+    if objective is None:
+        gradient = of_the_mean(episode_loss, chunk, mesh)
+    else:
+        gradient = of_an_objective(episode_loss, objective, chunk, mesh)
 
     def one(pool: Any, state: TrainState) -> tuple[TrainState, StepMetrics]:
         keys = jax.random.split(jax.random.fold_in(state.key, state.step), meta_batch)
-        grads, loss, judged = gradient(state.params, pool, keys, state.step)
+        grads, loss, judged, objective_state = gradient(
+            state.params, state.objective, pool, keys, state.step
+        )
         updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = StepMetrics(loss, judged, optax.tree.norm(grads).astype(float))
-        return TrainState(params, opt_state, state.key, state.step + 1), metrics
+        done = TrainState(params, opt_state, state.key, state.step + 1, objective_state)
+        return done, metrics
 
     def several(state: TrainState, pool: Any, count: Array) -> tuple[TrainState, StepMetrics]:
         def body(i: Array, carry: tuple[TrainState, StepMetrics]) -> Any:

@@ -36,11 +36,13 @@ class Episode(NamedTuple):
     """One task: adapt on `support`, be judged on `query`.
 
     classes: [ways] int32, the pool's own label of each way, -1 where a way is absent.
+    domain: int32, where the task comes from, for objectives over domains; or not known.
     """
 
     support: Examples
     query: Examples
     classes: Array
+    domain: Array | None = None
 
 
 class Backbone(NamedTuple):
@@ -183,7 +185,7 @@ def checked(learner: MetaLearner) -> MetaLearner:
 
     def loss(meta_params: Params, episode: Episode, key: Array, step: Array) -> tuple[Array, Info]:
         check_episode(episode)
-        episode = Episode(clear(episode.support), clear(episode.query), episode.classes)
+        episode = episode._replace(support=clear(episode.support), query=clear(episode.query))
         value, info = learner.loss(meta_params, episode, key, step)
         chex.assert_rank([value, info.loss], 0)
         return value, info

@@ -30,7 +30,9 @@ ALLOWED = {
     "metrics": set(),
     "data": {"types", "registry"},
     "parallel": {"types"},
-    "train": {"types", "parallel"},
+    "objectives": {"types"},
+    "meta_gradient": {"types", "parallel", "objectives"},
+    "train": {"types", "parallel", "objectives", "meta_gradient"},
     "launch": set(),
     "processes": {"launch"},
     "evaluation": {"types", "metrics", "parallel", "processes"},
@@ -42,7 +44,7 @@ ALLOWED = {
     "baselines": {"types", "registry", "config", "data", "evaluation", "metrics"},
     "experiment": {
         "types", "registry", "config", "data", "augment", "losses", "train", "evaluation",
-        "baselines", "checkpoint", "runs", "parallel", "processes", "weights",
+        "baselines", "checkpoint", "runs", "parallel", "processes", "weights", "objectives",
     },
     "uncertainty": {"types", "evaluation", "experiment", "metrics", "parallel"},
     "verbs": {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import resource
 import signal
 from pathlib import Path
@@ -20,6 +19,7 @@ from medmeta_jax.algorithms.maml import maml
 from medmeta_jax.checkpoint import CheckpointError, Checkpoints, SaveError
 from medmeta_jax.evaluation import FixedEpisodes, episode_keys, evaluate
 from medmeta_jax.losses import accuracy
+from medmeta_jax.meta_gradient import make_episode_loss, of_the_mean
 from medmeta_jax.metrics.intervals import over_episodes
 from medmeta_jax.types import Episode, Examples, MetaLearner
 
@@ -81,9 +81,9 @@ def test_the_gradient_is_the_mean_over_episodes(learner: MetaLearner, chunk: int
         return jnp.stack([loss(keys[i]) for i in range(2)]).mean()
 
     value, expected = jax.jit(jax.value_and_grad(mean_loss))(params)
-    found, loss, _ = jax.jit(
-        functools.partial(train.meta_gradient, learner, sampler, accuracy, chunk=chunk)
-    )(params, POOL, keys, one)
+    episode_loss = make_episode_loss(learner, sampler, accuracy)
+    gradient = jax.jit(of_the_mean(episode_loss, chunk, None))
+    found, loss, _, _ = gradient(params, (), POOL, keys, one)
     chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(loss, value, rtol=1e-5)
 

@@ -196,7 +196,10 @@ def gather(pool: Pool, indices: Indices, *, rotate: bool = False) -> Episode:
 
     classes = jnp.where(indices.classes >= 0, pool.labels[indices.classes % count], -1)
     return Episode(
-        side(indices.support, indices.support_y), side(indices.query, indices.query_y), classes
+        side(indices.support, indices.support_y),
+        side(indices.query, indices.query_y),
+        classes,
+        pool.domain[indices.classes[0] % count],
     )
 
 

@@ -1,0 +1,219 @@
+"""MAML here and MAML in PyTorch, trained alike: `python -m benchmarks.side_by_side --data PATH`.
+
+From the same initial weights, on the same episodes in the same order, with the same inner
+steps, optimiser, schedule and clipping, each by its own code; judged at their last step on the
+same meta-test episodes. What is compared is what they have learnt, not how quickly. They part
+slowly by rounding, and training amplifies it: hence several seeds. Norm "batch", which is
+PyTorch's own. Needs the extra `bench`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+
+from benchmarks import machine
+from benchmarks.machine import say
+from benchmarks.torch_baselines import Loop, Task
+from benchmarks.workloads import Arrays, Workload
+from medmeta_jax import config as configs, experiment as experiments, parallel, train
+from medmeta_jax.evaluation import evaluate, sample_key
+from medmeta_jax.experiment import Experiment
+from medmeta_jax.metrics.intervals import over_episodes, paired_difference
+from medmeta_jax.types import Episode
+from medmeta_jax.weights import named
+
+EPISODES_AT_ONCE = 25
+FIRST_STEP_TOLERANCE = 1e-4  # of the first loss, before rounding has been amplified
+
+
+def build(given: argparse.Namespace) -> Experiment:
+    """The experiment of the options: the preset for Omniglot, with norm "batch"."""
+    base = configs.load("omniglot", None)
+    config = dataclasses.replace(
+        base, data=given.data, norm="batch", shots=given.shots, meta_steps=given.meta_steps,
+        test_episodes=given.test_episodes, dispatch=1,
+    )  # fmt: skip
+    return experiments.build(configs.check(config))
+
+
+def workload(experiment: Experiment) -> Workload:
+    """The experiment in the terms of the PyTorch loop."""
+    config = experiment.config
+    size, channels = experiment.example_x.shape[-2:]
+    return Workload(
+        about="side by side", network="conv4", method="second", size=size, channels=channels,
+        widths=(config.net["width"],) * config.net["depth"], ways=experiment.outputs,
+        shots=config.shots, queries=config.queries, steps=config.hyper["steps"],
+        inner_lr=config.hyper["inner_lr"], meta_batch=config.meta_batch,
+    )  # fmt: skip
+
+
+def to_arrays(episodes: Episode) -> Arrays:
+    """Stacked episodes as the PyTorch loop takes them; refused where there is padding."""
+    support, query = jax.tree.map(np.asarray, (episodes.support, episodes.query))
+    if not (support.mask.all() and query.mask.all()):
+        raise SystemExit("a class has too few images for these shots and queries")
+    return Arrays(support.x, support.y, query.x, query.y)
+
+
+def drawer(experiment: Experiment) -> Callable[[Any, int], Arrays]:
+    """(key, step) -> the episodes of a meta-step, drawn with the keys of `train.make_step`."""
+    draw = jax.jit(jax.vmap(experiment.sampler, (0, None)))
+    count = experiment.config.meta_batch
+
+    def episodes(key: Any, step: int) -> Arrays:
+        keys = jax.random.split(jax.random.fold_in(key, step), count)
+        return to_arrays(draw(jax.vmap(sample_key)(keys), experiment.split.pools["train"]))
+
+    return episodes
+
+
+def train_here(experiment: Experiment, step: Any) -> tuple[Any, list[float]]:
+    """The parameters after the last step, and the loss of every step."""
+    progress = experiments.initial_progress(experiment, experiment.training)
+    losses: list[float] = []
+    for report in train.fit(
+        step, progress, experiment.split.pools["train"], steps=experiment.config.meta_steps
+    ):
+        losses += report.metrics.loss.tolist()
+        progress = report.progress or progress
+    return progress.state.params, losses
+
+
+def train_torch(experiment: Experiment) -> tuple[Loop, list[float]]:
+    """The PyTorch loop after the last step, and the loss of every step."""
+    config, state = experiment.config, experiments.initial_progress(experiment, experiment.training)
+    draw, key, work = drawer(experiment), state.state.key, workload(experiment)
+    loop = Loop(Task(work, draw(key, 0), named(state.state.params), channels_last=False))
+    leaves = list(loop.leaves.values())
+    adam = torch.optim.Adam(leaves, lr=config.outer_lr)
+    losses: list[float] = []
+    for step in range(config.meta_steps):
+        loop.task.hold(draw(key, step))
+        loss, grads = loop.meta_gradient(list(range(config.meta_batch)))
+        losses.append(loss)
+        norm = math.sqrt(sum(float((g**2).sum()) for g in grads))
+        for leaf, grad in zip(leaves, grads, strict=True):
+            leaf.grad = grad * min(1.0, config.clip / norm)
+        adam.param_groups[0]["lr"] = config.outer_lr * 0.5 * (
+            1 + math.cos(math.pi * step / config.meta_steps)
+        )  # fmt: skip
+        adam.step()
+    return loop, losses
+
+
+def judge_torch(experiment: Experiment, loop: Loop) -> np.ndarray:
+    """Accuracy on each meta-test episode."""
+    draw = jax.jit(jax.vmap(experiment.test.sampler, (0, None)))
+    keys, found = jax.vmap(sample_key)(experiment.test.keys), []
+    for first in range(0, len(keys), EPISODES_AT_ONCE):
+        loop.task.hold(
+            to_arrays(draw(keys[first : first + EPISODES_AT_ONCE], experiment.test.pool))
+        )
+        for i in range(len(loop.task.support_x)):
+            x_s, y_s, x_q, y_q = loop.task.episode(i)
+            params = loop.adapted(x_s, y_s, second=False)
+            with torch.no_grad():
+                hits = loop.task.logits(params, x_q).argmax(1) == y_q
+            found.append(float(hits.float().mean()))
+    return np.asarray(found)
+
+
+def measure(given: argparse.Namespace) -> dict[str, Any]:
+    """Train and judge both with each seed."""
+    built = build(given)
+    step = experiments.compile_step(built, built.training).step
+    ours, theirs, apart = [], [], []
+    for seed in range(given.seeds):
+        experiment = built._replace(config=dataclasses.replace(built.config, seed=seed))
+        began = time.perf_counter()
+        params, losses = train_here(experiment, step)
+        steps = experiment.config.hyper["steps"]
+        scores = evaluate(experiment.learner, params, experiment.test, steps=steps)
+        ours.append(scores.per_episode["accuracy"])
+        say(f"seed {seed}: medmeta_jax {100 * ours[-1].mean():.2f}, "
+            f"{time.perf_counter() - began:.0f} s")  # fmt: skip
+        began = time.perf_counter()
+        loop, other = train_torch(experiment)
+        gap = abs(losses[0] - other[0]) / losses[0]
+        if gap > FIRST_STEP_TOLERANCE:
+            raise SystemExit(f"the first meta-step differs by {gap:.1e}: not the same training")
+        theirs.append(judge_torch(experiment, loop))
+        # The first step at which rounding has moved the loss by a hundredth of itself.
+        gaps = np.abs(np.subtract(losses, other)) / np.abs(losses)
+        apart.append(int(np.argmax(gaps > 0.01)) if (gaps > 0.01).any() else None)
+        say(f"seed {seed}: PyTorch {100 * theirs[-1].mean():.2f}, "
+            f"{time.perf_counter() - began:.0f} s; apart by 1% at step {apart[-1]}")  # fmt: skip
+    facts = experiments.facts(built, experiments.task_of(built))
+    gap = paired_difference(np.mean(ours, 0), np.mean(theirs, 0))
+    return {
+        **machine.described(),
+        **{name: facts[name] for name in ("ways", "shots", "queries", "episodes", "episodes_hash")},
+        "meta_steps": built.config.meta_steps,
+        "meta_batch": built.config.meta_batch,
+        "seeds": [row(a, b, at) for a, b, at in zip(ours, theirs, apart, strict=True)],
+        "difference": gap._asdict(),
+    }
+
+
+def row(ours: np.ndarray, theirs: np.ndarray, apart: int | None) -> dict[str, Any]:
+    """A seed's accuracies and their paired difference."""
+    return {
+        "medmeta_jax": over_episodes(ours)._asdict(),
+        "torch": over_episodes(theirs)._asdict(),
+        "difference": paired_difference(ours, theirs)._asdict(),
+        "apart_at_step": apart,
+    }
+
+
+def cell(estimate: dict[str, float]) -> str:
+    """Per cent, to a hundredth, since the two are close."""
+    return f"{100 * estimate['mean']:.2f} ± {100 * estimate['ci95']:.2f}"
+
+
+def table(found: dict[str, Any]) -> str:
+    """A row a seed, and the mean."""
+    lines = [
+        f"{found['ways']}-way {found['shots']}-shot, {found['meta_steps']} meta-steps of "
+        f"{found['meta_batch']} episodes, {found['episodes']} meta-test episodes "
+        f"{found['episodes_hash']}",
+        "",
+        "| seed | medmeta_jax | PyTorch | difference | 1% apart at step |",
+        "|---|---|---|---|---|",
+    ]
+    for seed, of in enumerate(found["seeds"]):
+        lines.append(
+            f"| {seed} | {cell(of['medmeta_jax'])} | {cell(of['torch'])} "
+            f"| {cell(of['difference'])} | {of['apart_at_step']} |"
+        )
+    return "\n".join([*lines, f"| mean | | | {cell(found['difference'])} | |"])
+
+
+def main() -> None:
+    """Parse, train, judge, print."""
+    parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.side_by_side")
+    parser.add_argument("--data", required=True, help="omniglot28.npz, or another data set")
+    parser.add_argument("--shots", type=int, default=1)
+    parser.add_argument("--meta-steps", type=int, default=600)
+    parser.add_argument("--test-episodes", type=int, default=600)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    given = parser.parse_args()
+    torch.set_num_threads(machine.THREADS)
+    parallel.use_cpu_devices(machine.THREADS)
+    found = measure(given)
+    print(json.dumps(found) if given.json else table(found))
+
+
+if __name__ == "__main__":
+    main()
