@@ -33,6 +33,9 @@ _PUBLIC = {
     "data.episodes": ("EpisodeSpec", "sample", "sample_indices", "episodes_hash"),
     "data.samples": ("Samples", "DataError"),
     # training and evaluation
+    "objectives": ("cvar", "tr_maml"),
+    "metrics.calibration": ("Calibration",),
+    "uncertainty": ("calibrate", "judged"),
     "train": ("init_state", "make_step", "start", "fit"),
     "evaluation": ("FixedEpisodes", "episode_keys", "predict_episodes", "evaluate"),
     "config": ("TrainConfig",),

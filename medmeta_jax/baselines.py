@@ -6,7 +6,7 @@ from the grids below, and written into its row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -31,6 +31,7 @@ class Task(NamedTuple):
     """What every row of a table is judged on and made from.
 
     pretrain: (learner) -> params, ordinary training on the meta-train classes.
+    given: arguments of every learner that follow from the labels, such as its loss.
     """
 
     config: TrainConfig
@@ -42,6 +43,7 @@ class Task(NamedTuple):
     val: FixedEpisodes
     test: FixedEpisodes
     pretrain: Callable[[MetaLearner], Params]
+    given: Mapping[str, Any]
 
 
 class Row(NamedTuple):
@@ -83,7 +85,7 @@ def scratch(task: Task) -> Row:
     make = registry.factory("algorithms", "finetune")
 
     def family(rate: Any) -> MetaLearner:
-        return make(task.backbone, outputs=task.outputs, inner_lr=rate)
+        return make(task.backbone, outputs=task.outputs, inner_lr=rate, **task.given)
 
     params = family(1.0).init(jax.random.key(task.config.seed), task.example_x)
     return tuned(task, "scratch", family, params, FINETUNE_RATES, FINETUNE_STEPS)
@@ -92,7 +94,8 @@ def scratch(task: Task) -> Row:
 def raw_centroid(task: Task) -> Row:
     """Nearest class mean of the pixels themselves."""
     pixels = registry.factory("backbones", "pixels")()
-    learner = registry.factory("algorithms", "protonet")(pixels, outputs=task.outputs)
+    make = registry.factory("algorithms", "protonet")
+    learner = make(pixels, outputs=task.outputs, **task.given)
     return Row("raw-centroid", learner.norm, evaluate(learner, {"body": {}}, task.test), {})
 
 
@@ -100,6 +103,8 @@ def pretrained(task: Task) -> Iterator[Row]:
     """An ordinary classifier of the meta-train classes, put to use in three ways."""
 
     def make(name: str, **arguments: Any) -> MetaLearner:
+        if registry.takes("algorithms", name, "loss"):
+            arguments |= task.given
         made: MetaLearner = registry.factory("algorithms", name)(
             task.backbone, outputs=task.outputs, pool_classes=task.pool_classes, **arguments
         )
@@ -155,9 +160,7 @@ def searched(
         return evaluate(family, params, episodes, steps=count, settings=(rate,))
 
     found = {
-        (rate, count): at(rate, count, some).estimate("accuracy").mean
-        for rate in rates
-        for count in steps
+        (rate, count): at(rate, count, some).headline.mean for rate in rates for count in steps
     }
     rate, count = max(found, key=lambda setting: found[setting])
     chosen = {"inner_lr": rate, "steps": count, "of": {"inner_lr": rates, "steps": steps}}
@@ -171,6 +174,8 @@ def result(row: Row, first: Row, task_facts: dict[str, Any]) -> dict[str, Any]:
     for name in ("accuracy", "recall", "f1"):
         found[name] = row.scores.estimate(name)._asdict()
     found["accuracy_over_classes"] = list(row.scores.by_classes)
+    if "auroc" in row.scores.per_episode:
+        found["auroc"] = row.scores.estimate("auroc")._asdict()
     found["pooled"] = {name: value._asdict() for name, value in row.scores.pooled().items()}
     if row is not first:
         against = paired_difference(accuracy, first.scores.per_episode["accuracy"])
@@ -194,7 +199,11 @@ def task_facts(task: Task, data: str) -> dict[str, Any]:
 
     places = jax.jit(jax.vmap(indices, (0, None)))(episodes.keys, episodes.pool)
     there, ways = np.asarray(places.query) >= 0, np.asarray(places.query_y)
-    each = np.stack([(there & (ways == way)).sum(1) for way in range(places.classes.shape[1])], 1)
+    if ways.ndim == 3:  # several labels: 1 or 0 for each way
+        each = (there[..., None] & (ways > 0)).sum(1)
+    else:
+        every = range(places.classes.shape[1])
+        each = np.stack([(there & (ways == way)).sum(1) for way in every], 1)
     each = each[np.asarray(places.classes) >= 0]
 
     def plain(value: Any) -> Any:

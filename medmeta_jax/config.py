@@ -57,6 +57,9 @@ class TrainConfig:
     """Queries the same for each class, or in the classes' true proportions."""
     within: Literal["auto", "any", "domain"] = "auto"
     """An episode's classes are of any domain, or all of one. "auto": of one where `also` is."""
+    ordered: bool = False
+    """Classes are grades, in the data set's order: they keep it in every episode, and the loss
+    counts how far off a prediction is."""
     shuffle_labels: bool = True
     """Classes stand in random order in each episode; else always in the data set's own."""
     rotate_classes: bool = False

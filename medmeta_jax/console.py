@@ -115,6 +115,14 @@ def calibration_lines(summary: dict[str, Any]) -> list[str]:
     if not found:
         return []
     judged, ways = found["meta_test"], summary["results"][0]["ways"]
+    if "threshold" in found:
+        own = summary["results"][0]
+        return [
+            f"Several labels an image: AUROC {percent(own['auroc'])}. Threshold "
+            f"{found['threshold']:.2f}, chosen on meta-validation: F1 "
+            f"{percent(judged['at_threshold']['f1'])}, at a half "
+            f"{percent(judged['at_half']['f1'])}."
+        ]
     size = judged["set_size"]
     return [
         f"Temperature {found['temperature']:.2f}, fitted on meta-validation: calibration error "
@@ -127,6 +135,11 @@ def calibration_lines(summary: dict[str, Any]) -> list[str]:
 
 def queries_of(row: dict[str, Any]) -> str:
     """How many queries a class the episodes have, where some classes lack images for all."""
+    if "auroc" in row:
+        return (
+            f"{row['queries']} queries for each label and as many without, "
+            f"{row['queries_mean']} that show it on average"
+        )
     if row["queries_mean"] == row["queries"]:
         return f"{row['queries']} queries a class"
     lacking = row["ways_without_query"]

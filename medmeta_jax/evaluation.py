@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from medmeta_jax import parallel, processes
 from medmeta_jax.metrics.classification import confusion, episode_scores
 from medmeta_jax.metrics.intervals import Estimate, over_classes, over_episodes
+from medmeta_jax.metrics.multi_label import label_scores, pooled_label_scores, sigmoid
 from medmeta_jax.metrics.pooled import over_blocks, pooled_scores, softmax
 from medmeta_jax.types import Array, Examples, MetaLearner, Params
 
@@ -24,7 +25,8 @@ BLOCK = 25
 class Predictions(NamedTuple):
     """Query predictions of a list of episodes, on the host.
 
-    logits: [E, n, ways]; y: [E, n]; mask: [E, n]; classes: [E, ways], the pool's labels.
+    logits: [E, n, ways]; y: [E, n], or [E, n, ways] of several labels; mask: [E, n]; classes:
+    [E, ways], the pool's labels.
     """
 
     logits: np.ndarray
@@ -127,23 +129,33 @@ class Scores(NamedTuple):
         """Mean and 95% interval over episodes of "accuracy", "recall" or "f1"."""
         return over_episodes(self.per_episode[name])
 
+    @property
+    def headline(self) -> Estimate:
+        """What is chosen by: accuracy, or AUROC where images have several labels."""
+        return self.estimate("auroc" if "auroc" in self.per_episode else "accuracy")
+
     def pooled(self) -> dict[str, Estimate]:
         """The scores of all predictions together (`metrics/pooled.py`), with their intervals."""
         logits, y, mask, classes = self.predictions
-        p = softmax(logits)
+        several = y.ndim == 3
+        p = sigmoid(logits) if several else softmax(logits)
+        of = pooled_label_scores if several else pooled_scores
 
         def scores(places: np.ndarray) -> dict[str, float]:
-            return pooled_scores(p[places], y[places], mask[places], classes[places])
+            return of(p[places], y[places], mask[places], classes[places])
 
         return over_blocks(scores, len(y))
 
 
 def score_predictions(predictions: Predictions) -> Scores:
-    """Accuracy, macro recall and macro F1 an episode, and the bootstrap over classes.
+    """Accuracy, macro recall and macro F1 an episode, and the bootstrap over classes; AUROC too
+    where images have several labels, of which each is told at a probability of a half.
 
     A prediction that is not finite (an adaptation that diverged) counts as wrong.
     """
     ways = predictions.logits.shape[-1]
+    if predictions.y.ndim == 3:
+        return score_labels(predictions)
     finite = np.isfinite(predictions.logits).all(-1)
     guess = np.where(finite, predictions.logits.argmax(-1), (predictions.y + 1) % ways)
     table = confusion(guess, predictions.y, predictions.mask, ways)
@@ -151,6 +163,16 @@ def score_predictions(predictions: Predictions) -> Scores:
     correct = (guess == predictions.y)[predictions.mask]
     by_classes = over_classes(correct, labels[predictions.mask])
     return Scores(episode_scores(table), by_classes, predictions)
+
+
+def score_labels(predictions: Predictions) -> Scores:
+    """`score_predictions` where images have several labels."""
+    logits, y, mask, classes = predictions
+    p = sigmoid(logits)
+    correct = (p >= 0.5) == (y > 0)
+    labels = np.broadcast_to(classes[:, None], y.shape)
+    by_classes = over_classes(correct[mask].ravel(), labels[mask].ravel())
+    return Scores(label_scores(p, y, mask), by_classes, predictions)
 
 
 def evaluate(

@@ -29,7 +29,12 @@ from medmeta_jax.data.episodes import EpisodeSpec, bounds, check_pool, pool_hash
 from medmeta_jax.data.samples import DataError, Samples
 from medmeta_jax.data.splits import SIDES, Split, make_split
 from medmeta_jax.evaluation import FixedEpisodes, episode_keys, evaluate
-from medmeta_jax.losses import accuracy
+from medmeta_jax.losses import (
+    accuracy,
+    balanced_binary_cross_entropy,
+    label_accuracy,
+    ranked_probability,
+)
 from medmeta_jax.objectives import Objective, cvar, tr_maml
 from medmeta_jax.runs import Run, existing
 from medmeta_jax.types import Array, Backbone, MetaLearner, Params
@@ -110,7 +115,7 @@ def episode_spec(config: TrainConfig, split: Split) -> EpisodeSpec:
         disjoint=disjoint,
         balance=config.balance,
         within=within,
-        shuffle=config.shuffle_labels,
+        shuffle=config.shuffle_labels and not config.ordered,
     )
     for side in SIDES:
         check_pool(split.pools[side], spec, split.classes[side], f"meta-{side}")
@@ -139,13 +144,32 @@ def outer_optimiser(config: TrainConfig) -> optax.GradientTransformation:
     return optax.chain(clip, makers[config.optimiser](rate))
 
 
+def several(split: Split) -> bool:
+    """Whether images have several labels."""
+    return split.pools["train"].shown is not None
+
+
+def by_labels(config: TrainConfig, several: bool) -> dict[str, Any]:
+    """Arguments of every learner that follow from what a label is: none for plain classes."""
+    if several:
+        return {"loss": balanced_binary_cross_entropy}
+    return {"loss": ranked_probability} if config.ordered else {}
+
+
 def make_learner(
-    config: TrainConfig, backbone: Backbone, outputs: int, classes: int
+    config: TrainConfig, backbone: Backbone, outputs: int, classes: int, *, several: bool = False
 ) -> MetaLearner:
     """The configured algorithm over a backbone (ConfigError for a refused argument)."""
     factory = registry.factory("algorithms", config.algorithm)
     arguments = dict(config.hyper)
+    if registry.takes("algorithms", config.algorithm, "loss"):
+        arguments |= by_labels(config, several)
     if "pool_classes" in registry.defaults("algorithms", config.algorithm):
+        if several:
+            raise ConfigError(
+                f"algorithm: {config.algorithm} pre-trains a classifier of one label an image, and "
+                "these images have several; take another, such as protonet or maml"
+            )
         arguments["pool_classes"] = classes
     try:
         return factory(backbone, outputs=outputs, **arguments)
@@ -221,12 +245,19 @@ def build(config: TrainConfig) -> Experiment:
     split = load_split(config)
     split = split._replace(pools=parallel.replicate(split.pools, mesh))
     spec = episode_spec(config, split)
+    if several(split) and config.baselines == "all":
+        raise ConfigError(
+            "baselines: 'all' pre-trains a classifier of one label an image, and these images have "
+            "several; take 'some'"
+        )
     outputs = bounds(spec.ways)[1]
     try:
         of_training = dataclasses.replace(spec, rotate=config.rotate_classes)
     except ValueError as error:
         raise ConfigError(f"rotate_classes: {error}") from None
-    learner = make_learner(config, backbone, outputs, len(split.class_names))
+    learner = make_learner(
+        config, backbone, outputs, len(split.class_names), several=several(split)
+    )
     sampler = functools.partial(sample, spec=of_training)
     example = jax.eval_shape(
         lambda pool: sampler(jax.random.key(0), pool).support.x, split.pools["train"]
@@ -327,7 +358,7 @@ def compile_step(experiment: Experiment, learner: MetaLearner) -> Compiled:
             learner,
             experiment.sampler,
             experiment.optimiser,
-            accuracy,
+            label_accuracy if several(experiment.split) else accuracy,
             meta_batch=config.meta_batch,
             chunk=chunk,
             dispatch=config.dispatch,
@@ -347,14 +378,14 @@ def compile_step(experiment: Experiment, learner: MetaLearner) -> Compiled:
 def validation(
     experiment: Experiment, learner: MetaLearner, steps: int | None = None
 ) -> Callable[[Params], float]:
-    """Mean accuracy on the fixed meta-validation episodes.
+    """Mean accuracy (AUROC, of several labels) on the fixed meta-validation episodes.
 
     A learner with inner steps is told their number, since then the final evaluation, which
     varies it, is the same program.
     """
 
     def validate(params: Params) -> float:
-        return evaluate(learner, params, experiment.val, steps=steps).estimate("accuracy").mean
+        return evaluate(learner, params, experiment.val, steps=steps).headline.mean
 
     return validate
 
@@ -435,6 +466,7 @@ def task_of(
         val=experiment.val,
         test=experiment.test,
         pretrain=functools.partial(pretrain, experiment, told_to_stop),
+        given=by_labels(experiment.config, several(experiment.split)),
     )
 
 

@@ -15,7 +15,7 @@ import jax
 from medmeta_jax import console, runs
 from medmeta_jax.data import anatomy, sources
 from medmeta_jax.data.anatomy import cache_folder
-from medmeta_jax.data.samples import Samples
+from medmeta_jax.data.samples import Samples, shows
 
 
 def data_list() -> dict[str, Any]:
@@ -29,9 +29,7 @@ def data_list() -> dict[str, Any]:
 def data_inspect(source: str, image_size: int) -> dict[str, Any]:
     """Count what a data set holds: samples, classes, groups, domains, intensities."""
     samples: Samples = sources.load(source, image_size=image_size)
-    counts = {
-        name: int((samples.labels == label).sum()) for label, name in enumerate(samples.class_names)
-    }
+    counts = {name: int(shows(samples, name).sum()) for name in samples.class_names}
     unique = len({image.tobytes() for image in samples.images})
     found = {
         "samples": len(samples.images),

@@ -44,6 +44,38 @@ def binary_cross_entropy(logits: Array, y: Array, mask: Array) -> Array:
     return masked_mean(optax.sigmoid_binary_cross_entropy(logits, y), mask)
 
 
+def balanced_binary_cross_entropy(logits: Array, y: Array, mask: Array) -> Array:
+    """Sigmoid cross-entropy in which each label's positives weigh as much as its negatives.
+
+    logits and y: [n, L]. The weights are those of the set at hand: in an inner loop, of the
+    support set. A label that is shown by all or by none weighs its examples alike.
+    """
+    logits, y = select(logits, mask), select(y.astype(logits.dtype), mask)
+    there = mask[:, None].astype(logits.dtype)
+    shown, count = (y * there).sum(0), there.sum()
+    both = (shown > 0) & (shown < count)
+    half = count / 2
+    weights = jnp.where(y > 0, half / jnp.maximum(shown, 1), half / jnp.maximum(count - shown, 1))
+    weights = jnp.where(both, weights, 1.0)
+    return masked_mean(weights * optax.sigmoid_binary_cross_entropy(logits, y), mask)
+
+
+def ranked_probability(logits: Array, y: Array, mask: Array) -> Array:
+    """Ranked probability score, for classes that have an order (grades). logits: [n, ways].
+
+    Σ_k (P(grade <= k) - [y <= k])²: a proper score in which a near miss costs less than a far
+    one (Epstein, 1969). y: [n] int; ways stand in their order, absent ones anywhere.
+
+    >>> sure = jnp.array([[9.0, 0.0, 0.0]])
+    >>> [round(float(ranked_probability(sure, jnp.array([k]), jnp.ones(1, bool)))) for k in (1, 2)]
+    [1, 2]
+    """
+    logits, y = select(logits, mask), select(y, mask)
+    below = jnp.cumsum(jax.nn.softmax(logits), -1)
+    truth = (y[:, None] <= jnp.arange(logits.shape[-1])).astype(logits.dtype)
+    return masked_mean(((below - truth) ** 2).sum(-1), mask)
+
+
 def squared_error(logits: Array, y: Array, mask: Array) -> Array:
     """Squared error. logits: [n, D]; y: [n, D], or [n] where D is 1."""
     target = y.reshape(logits.shape).astype(logits.dtype)
@@ -57,6 +89,15 @@ def accuracy(logits: Array, y: Array, mask: Array) -> Array:
     Array(0.5, dtype=float32)
     """
     return masked_mean((logits.argmax(-1) == y).astype(jnp.float32), mask)
+
+
+def label_accuracy(logits: Array, y: Array, mask: Array) -> Array:
+    """Share of labels that are told right, where examples have several. A score, not a loss.
+
+    >>> label_accuracy(jnp.array([[2.0, -1.0]]), jnp.array([[1, 1]]), jnp.ones(1, bool))
+    Array(0.5, dtype=float32)
+    """
+    return masked_mean(((logits > 0) == (y > 0)).astype(jnp.float32), mask)
 
 
 def ways_present(support: Examples, outputs: int) -> Array:

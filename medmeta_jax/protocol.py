@@ -160,6 +160,7 @@ def for_method(plan: Plan, method: str, **hyper: Any) -> Experiment:
         plan.experiment.backbone,
         plan.experiment.outputs,
         len(plan.experiment.split.class_names),
+        several=experiments.several(plan.experiment.split),
     )
     training = experiments.with_augmentation(config, learner)
     return plan.experiment._replace(config=config, learner=learner, training=training)
@@ -254,6 +255,7 @@ def judge(plan: Plan, method: str, trained: Trained, shots: int) -> tuple[Scores
         made.backbone,
         made.outputs,
         len(made.split.class_names),
+        experiments.several(made.split),
     )
     val = judged_at(plan, "val", shots)
     scores, chosen = baselines.searched(family, trained.params, val, test, rates, counts)
@@ -267,12 +269,13 @@ def family_of(
     backbone: Backbone,
     outputs: int,
     classes: int,
+    several: bool,
 ) -> Family:
     """An algorithm as a function of its inner rate: one program serves every rate."""
 
     def family(rate: Any) -> MetaLearner:
         config = TrainConfig(algorithm=algorithm, hyper={**dict(hyper), "inner_lr": rate})
-        return experiments.make_learner(config, backbone, outputs, classes)
+        return experiments.make_learner(config, backbone, outputs, classes, several=several)
 
     return family
 

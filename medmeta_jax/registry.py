@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -36,6 +37,15 @@ def factory(folder: str, name: str) -> Callable[..., Any]:
     """The factory of one thing, e.g. `factory("algorithms", "maml")`."""
     made: Callable[..., Any] = getattr(module(folder, name), name)
     return made
+
+
+def takes(folder: str, name: str, argument: str) -> bool:
+    """Whether a factory has an argument of this name.
+
+    >>> takes("algorithms", "maml", "loss"), takes("algorithms", "maml", "strength")
+    (True, False)
+    """
+    return argument in inspect.signature(factory(folder, name)).parameters
 
 
 def defaults(folder: str, name: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 from medmeta_jax import parallel
 from medmeta_jax.evaluation import Predictions, episode_keys, predict_episodes
 from medmeta_jax.experiment import Experiment
-from medmeta_jax.metrics import calibration as sets
+from medmeta_jax.metrics import calibration as sets, multi_label
 from medmeta_jax.metrics.calibration import Calibration
 from medmeta_jax.metrics.intervals import over_episodes
 from medmeta_jax.metrics.pooled import over_blocks, pooled_scores, softmax
@@ -64,6 +64,24 @@ def judged(calibration: Calibration, predictions: Predictions) -> dict[str, Any]
 
         blocks = over_blocks(scores, len(y))
         found[name] = {key: estimate._asdict() for key, estimate in blocks.items()}
+    return found
+
+
+def threshold_report(
+    experiment: Experiment, params: Params, predictions: Predictions
+) -> dict[str, Any]:
+    """Where images have several labels: the threshold of the highest F1 on meta-validation
+    tasks, and recall and F1 with it on predictions that it was not chosen on."""
+    count = experiment.config.val_episodes
+    tasks = validation_tasks(experiment, params, CALIBRATION_SEED, count)
+    threshold = multi_label.best_threshold(multi_label.sigmoid(tasks.logits), tasks.y, tasks.mask)
+    p = multi_label.sigmoid(predictions.logits)
+    found: dict[str, Any] = {"threshold": threshold, "tasks": count, "meta_test": {}}
+    for name, at in (("at_half", 0.5), ("at_threshold", threshold)):
+        scores = multi_label.label_scores(p, predictions.y, predictions.mask, at)
+        found["meta_test"][name] = {
+            key: over_episodes(scores[key])._asdict() for key in ("recall", "f1")
+        }
     return found
 
 

@@ -92,7 +92,8 @@ def train(
     progress = experiments.restore_progress(experiment, run)
     console.say(
         f"best       step {int(progress.best_step)}, "
-        f"meta-validation accuracy {100 * float(progress.best_score):.1f}"
+        f"meta-validation {'AUROC' if experiments.several(experiment.split) else 'accuracy'} "
+        f"{100 * float(progress.best_score):.1f}"
     )
     return evaluate_run(experiment, run, progress.best_params, seconds, told_to_stop)
 
@@ -261,8 +262,11 @@ def evaluate_run(
         console.say(f"evaluated  {row.learner}: {console.percent(found[-1]['accuracy'])}")
         stop_if_told(told_to_stop, run)
     assert first is not None  # `judge` yields the learner's own row, whatever else
-    calibration = uncertainty.calibrate(experiment, params)
-    honest = uncertainty.report(calibration, first.scores.predictions)
+    predictions = first.scores.predictions
+    if experiments.several(experiment.split):
+        honest = uncertainty.threshold_report(experiment, params, predictions)
+    else:
+        honest = uncertainty.report(uncertainty.calibrate(experiment, params), predictions)
     seconds = {**seconds, "eval": time.perf_counter() - began}
     summary = {
         "results": found,

@@ -16,7 +16,7 @@ from typing import Any
 import optax
 
 from medmeta_jax.algorithms._adaptation import Adapted, adaptation
-from medmeta_jax.algorithms.protonet import class_means
+from medmeta_jax.algorithms.protonet import prototypes_of
 from medmeta_jax.heads import with_head
 from medmeta_jax.inner import Order, require_positive, unrolled
 from medmeta_jax.losses import cross_entropy, query_loss
@@ -54,8 +54,13 @@ def protomaml(
 
     def adapt(theta: Params, support: Examples, key: Array, count: Any = None) -> Adapted:
         features, _ = backbone.apply(theta["body"], support.x, support.mask)
-        means = class_means(features, support, outputs)
-        head = {"kernel": 2 * means.T, "bias": -(means**2).sum(-1)}
+        means = prototypes_of(features, support, outputs)
+        if support.y.ndim == 1:
+            head = {"kernel": 2 * means.T, "bias": -(means**2).sum(-1)}
+        else:  # ProtoNet's two prototypes a label: the quadratic terms cancel there too
+            shown, not_shown = means
+            bias = (not_shown**2 - shown**2).sum(-1)
+            head = {"kernel": 2 * (shown - not_shown).T, "bias": bias}
         return adapt_from({"body": theta["body"], "head": head}, support, key, count)
 
     meta_loss = query_loss(adapt, predict, loss)

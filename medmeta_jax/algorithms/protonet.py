@@ -2,6 +2,11 @@
 
     c_k = mean of f(x) over the support of class k;   logits_k(x) = -‖f(x) - c_k‖²
 
+Where examples have several labels (y [n, ways], 1 or 0), each way has two prototypes, of
+the support that shows it and of the support that does not, and
+
+    logits_k(x) = ‖f(x) - c_k⁻‖² - ‖f(x) - c_k⁺‖²
+
 Deviations: the ways that an episode lacks are masked out of the softmax.
 """
 
@@ -26,7 +31,8 @@ from medmeta_jax.types import (
 
 
 class Adapted(NamedTuple):
-    """The body, one prototype a way [ways, F], norm statistics, the ways present."""
+    """The body, one prototype a way [ways, F] (of what shows it and of what does not:
+    [2, ways, F]), norm statistics, the ways present."""
 
     body: Params
     prototypes: Array
@@ -36,11 +42,23 @@ class Adapted(NamedTuple):
 
 def class_means(features: Array, support: Examples, ways: int) -> Array:
     """Mean feature of each way's support: [n, F] -> [ways, F], 0 where a way is absent."""
-    members = jax.nn.one_hot(support.y, ways, dtype=jnp.bool_) & support.mask[:, None]
-    weights = members.astype(features.dtype)
+    return means_of(features, jax.nn.one_hot(support.y, ways, dtype=jnp.bool_), support.mask)
+
+
+def means_of(features: Array, members: Array, mask: Array) -> Array:
+    """Mean feature [ways, F] of the members [n, ways] bool of each way, 0 where it has none."""
+    weights = (members & mask[:, None]).astype(features.dtype)
     # Padding is selected away and not multiplied by zero: it may hold anything.
-    kept = jnp.where(support.mask[:, None], features, 0)
+    kept = jnp.where(mask[:, None], features, 0)
     return (weights.T @ kept) / jnp.maximum(weights.sum(0), 1)[:, None]
+
+
+def prototypes_of(features: Array, support: Examples, ways: int) -> Array:
+    """[ways, F] of classes; [2, ways, F] of what shows each label and of what does not."""
+    if support.y.ndim == 1:
+        return class_means(features, support, ways)
+    shown = support.y > 0
+    return jnp.stack([means_of(features, members, support.mask) for members in (shown, ~shown)])
 
 
 def protonet(backbone: Backbone, *, outputs: int, loss: Loss = cross_entropy) -> MetaLearner:
@@ -57,13 +75,15 @@ def protonet(backbone: Backbone, *, outputs: int, loss: Loss = cross_entropy) ->
     def adapt(theta: Params, support: Examples, key: Array, steps: Any = None) -> Adapted:
         del key, steps
         features, stats = backbone.apply(theta["body"], support.x, support.mask)
-        prototypes = class_means(features, support, outputs)
+        prototypes = prototypes_of(features, support, outputs)
         return Adapted(theta["body"], prototypes, stats, ways_present(support, outputs))
 
     def predict(adapted: Adapted, x: PyTree, mask: Array) -> Array:
         features, _ = backbone.apply(adapted.body, x, mask, adapted.stats)
-        gaps = features[:, None, :] - adapted.prototypes[None]
-        return mask_absent(-(gaps**2).sum(-1), adapted.present)
+        gaps = features[:, None, :] - adapted.prototypes[..., None, :, :]
+        far = (gaps**2).sum(-1)  # [n, ways], or [2, n, ways]
+        logits = -far if adapted.prototypes.ndim == 2 else far[1] - far[0]
+        return mask_absent(logits, adapted.present)
 
     meta_loss = query_loss(adapt, predict, loss)
     return checked(MetaLearner(init, adapt, predict, meta_loss, backbone.norm))

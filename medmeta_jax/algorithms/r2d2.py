@@ -83,7 +83,11 @@ def r2d2(
     def adapt(theta: Params, support: Examples, key: Array, steps: Any = None) -> Adapted:
         del key, steps
         features, stats = backbone.apply(theta["body"], support.x, support.mask)
-        labels = select(jax.nn.one_hot(support.y, outputs, dtype=features.dtype), support.mask)
+        if support.y.ndim == 1:
+            targets = jax.nn.one_hot(support.y, outputs, dtype=features.dtype)
+        else:  # several labels: 1 where one is shown, -1 where it is not
+            targets = 2 * support.y.astype(features.dtype) - 1
+        labels = select(targets, support.mask)
         learned = {name: leaf.astype(features.dtype) for name, leaf in theta["ridge"].items()}
         weights = ridge(select(features, support.mask), labels, jnp.exp(learned["log_strength"]))
         present = ways_present(support, outputs)

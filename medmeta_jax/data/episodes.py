@@ -17,7 +17,7 @@ import numpy as np
 
 from medmeta_jax.data.pool import Pool
 from medmeta_jax.data.samples import DataError
-from medmeta_jax.types import Array, Episode, Examples
+from medmeta_jax.types import Array, Episode, Examples, select
 
 Range = int | tuple[int, int]
 
@@ -63,8 +63,9 @@ class Indices(NamedTuple):
     """An episode as places in a pool, -1 for padding.
 
     support: [ways * shots], query: [ways * queries]: image index.
-    support_y, query_y: the way of each. classes: [ways]: class index in the pool, plus
-        the pool's number of classes for each quarter turn.
+    support_y, query_y: the way of each; where images have several labels, 1 or 0 for each way.
+    classes: [ways]: class index in the pool, plus the pool's number of classes for each
+        quarter turn.
     """
 
     support: Array
@@ -88,6 +89,10 @@ def sample_indices(key: Array, pool: Pool, spec: EpisodeSpec) -> Indices:
     by any class is left to any query. Support images are then uniform over the groups
     taken, queries over the rest; a class with too few left has padding in their place.
     """
+    if pool.shown is not None:
+        from medmeta_jax.data import multi_label  # which draws with the functions of this file
+
+        return multi_label.sample_indices(key, pool, spec)
     class_key, group_key, way_key, shot_key, support_key, query_key = jax.random.split(key, 6)
     ways, shots = bounds(spec.ways), bounds(spec.shots)
     n_ways = jax.random.randint(way_key, (), ways[0], ways[1] + 1)
@@ -100,7 +105,7 @@ def sample_indices(key: Array, pool: Pool, spec: EpisodeSpec) -> Indices:
     there = rows >= 0
 
     if spec.disjoint == "group":
-        for_support, for_query = split_groups(group_key, pool.group, rows, n_shots)
+        for_support, for_query = split_groups(group_key, pool.group, rows, n_shots)[:2]
     else:
         for_support = for_query = there
     support, support_y = choose(support_key, rows, for_support, shots[1], n_shots)
@@ -141,8 +146,9 @@ def draw_classes(key: Array, pool: Pool, spec: EpisodeSpec, n_ways: Array) -> Ar
     return jnp.where(present, order, -1).astype(jnp.int32)
 
 
-def split_groups(key: Array, group: Array, rows: Array, shots: Array) -> tuple[Array, Array]:
-    """Which entries of `rows` [ways, M] may be support and which query, groups apart."""
+def split_groups(key: Array, group: Array, rows: Array, shots: Array) -> tuple[Array, Array, Array]:
+    """Which entries of `rows` [ways, M] may be support and which query, groups apart; and
+    which groups are the support's ([groups + 1] bool, the last one never)."""
     there = rows >= 0
     rank = jax.random.permutation(key, group.shape[0]).astype(jnp.int32)
     group_of = group[rows]
@@ -154,7 +160,7 @@ def split_groups(key: Array, group: Array, rows: Array, shots: Array) -> tuple[A
     # Padding writes to one slot past the groups, which is never read.
     target = jnp.where(own, group_of, group.shape[0])
     taken = jnp.zeros(group.shape[0] + 1, jnp.bool_).at[target].set(True)
-    return own, there & ~taken[group_of]
+    return own, there & ~taken[group_of], taken.at[-1].set(False)
 
 
 def choose(
@@ -192,7 +198,7 @@ def gather(pool: Pool, indices: Indices, *, rotate: bool = False) -> Episode:
             x = quarter_turns(x, (indices.classes // count)[y])
         x = (x.astype(jnp.float32) / 255.0 - pool.shift) * pool.scale
         x = jnp.where(mask.reshape(-1, *(1,) * (x.ndim - 1)), x, 0.0)
-        return Examples(x, jnp.where(mask, y, 0), mask)
+        return Examples(x, select(y, mask), mask)
 
     classes = jnp.where(indices.classes >= 0, pool.labels[indices.classes % count], -1)
     return Episode(
@@ -223,7 +229,8 @@ def episodes_hash(pool: Pool, indices: Indices) -> str:
 def pool_hash(pool: Pool) -> str:
     """The identity of a pool: its pixels and which class each is of."""
     digest = hashlib.sha256()
-    for part in (pool.x, pool.rows, pool.labels, pool.group):
+    shown = () if pool.shown is None else (pool.shown,)
+    for part in (pool.x, pool.rows, pool.labels, pool.group, *shown):
         array = np.asarray(part)
         digest.update(repr(array.shape).encode())
         digest.update(np.ascontiguousarray(array).tobytes())
@@ -243,6 +250,13 @@ def check_pool(pool: Pool, spec: EpisodeSpec, class_names: tuple[str, ...], side
         )
     if spec.within == "domain":
         check_domains(pool, spec, class_names, side)
+    if pool.shown is not None and (
+        spec.rotate or spec.balance == "proportional" or isinstance(spec.ways, tuple)
+    ):
+        raise DataError(
+            f"{side}: images have several labels; then ways must be one number, queries balanced, "
+            "and classes not rotated"
+        )
     rows, group = np.asarray(pool.rows), np.asarray(pool.group)
     for name, row in zip(class_names, rows, strict=True):
         members = row[row >= 0]

@@ -1,7 +1,8 @@
 """A NumPy archive: `images`, `labels` and optionally `groups`, `domains`, `class_names`;
 or MedMNIST's layout (`train_images`, `train_labels`, `val_images`, ...).
 
-images: [N, H, W] or [N, H, W, C] uint8. labels: [N] or [N, 1] int. Nothing is unpickled.
+images: [N, H, W] or [N, H, W, C] uint8. labels: [N] or [N, 1] int, or [N, L] of 0 and 1 where an
+image may show several labels or none (then `class_names` names the L). Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -43,10 +44,14 @@ def load(source: str, *, image_size: int) -> Samples:
             f"has {sorted(arrays)}"
         )
     images, labels = check_arrays(path, images, labels)
-    known, labels = np.unique(labels, return_inverse=True)
+    if labels.ndim == 2:
+        known, labels = np.arange(labels.shape[1]), labels > 0
+    else:
+        known, labels = np.unique(labels, return_inverse=True)
+        labels = labels.astype(np.int32)
     return Samples(
         images=resize_images(images, image_size),
-        labels=labels.astype(np.int32),
+        labels=labels,
         class_names=names_of(path, arrays.get("class_names"), known),
         groups=column(path, arrays, "groups", len(images)),
         sides=sides,
@@ -82,7 +87,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def check_arrays(path: Path, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]:
-    """images as [N, H, W, C] uint8 and labels as [N] int, or DataError."""
+    """images as [N, H, W, C] uint8 and labels as [N] int or [N, L] 0 and 1, or DataError."""
     if images.dtype != np.uint8:
         raise DataError(f"{path}: images must be uint8, got {images.dtype}")
     if images.ndim == 3:
@@ -91,10 +96,15 @@ def check_arrays(path: Path, images: np.ndarray, labels: np.ndarray) -> tuple[np
         raise DataError(f"{path}: images must be [N, H, W] or [N, H, W, 1|3], got {images.shape}")
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if labels.ndim != 1 or len(labels) != len(images):
-        raise DataError(f"{path}: labels must be [{len(images)}], one an image, got {labels.shape}")
-    if not np.issubdtype(labels.dtype, np.integer):
+    if labels.ndim not in (1, 2) or len(labels) != len(images):
+        raise DataError(
+            f"{path}: labels must be [{len(images)}], one an image, or [{len(images)}, L] of 0 and "
+            f"1, got {labels.shape}"
+        )
+    if labels.dtype != np.bool_ and not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"{path}: labels must be integers, got {labels.dtype}")
+    if labels.ndim == 2 and not np.isin(labels, (0, 1)).all():
+        raise DataError(f"{path}: labels of several an image must be 0 or 1")
     return images, labels
 
 

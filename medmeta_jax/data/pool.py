@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from medmeta_jax.data.samples import DataError, Samples
+from medmeta_jax.data.samples import DataError, Samples, shows
 from medmeta_jax.types import Array
 
 
@@ -22,6 +22,7 @@ class Pool(NamedTuple):
     labels: [classes] int32: each class's label in the data set's own numbering.
     domain: [classes] int32: where the class's images come from, an index into `mixing`; -1
         where they come from several domains.
+    shown: [N, classes] bool, the labels of each image, where it may have several; else None.
     mixing: [domains] float32: how often an episode comes from each, where it comes from one.
     shift, scale: [C] float32: an episode's x is (uint8 / 255 - shift) * scale.
     """
@@ -35,6 +36,7 @@ class Pool(NamedTuple):
     mixing: Array
     shift: Array
     scale: Array
+    shown: Array | None = None
 
 
 class Scaling(NamedTuple):
@@ -68,13 +70,13 @@ def make_pool(
     """
     rows: list[np.ndarray] = []
     for name in classes:
-        if name not in samples.class_names:
-            raise DataError(f"class {name!r} is not in the data set")
-        members = np.flatnonzero(samples.labels == samples.class_names.index(name))
+        members = np.flatnonzero(shows(samples, name))
         if not len(members):
             raise DataError(f"class {name!r} has no images on this side of the split")
         rows.append(members)
-    used = np.concatenate(rows)
+    several = samples.labels.ndim == 2
+    # Where images may have several labels, those with none are needed too.
+    used = np.arange(len(samples.images)) if several else np.concatenate(rows)
     place = np.full(len(samples.images), -1, np.int32)
     place[used] = np.arange(len(used), dtype=np.int32)
     width = max(map(len, rows))
@@ -101,6 +103,7 @@ def make_pool(
         mixing=jnp.asarray(mixing or (1.0,) * domains, jnp.float32),
         shift=jnp.asarray(scaling.shift),
         scale=jnp.asarray(scaling.scale),
+        shown=jnp.asarray(np.stack([shows(samples, n) for n in classes], 1)) if several else None,
     )
 
 

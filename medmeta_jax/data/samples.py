@@ -25,7 +25,8 @@ class Samples(NamedTuple):
     """A labelled data set on the host.
 
     images: [N, H, W, C] uint8.
-    labels: [N] int32, index into `class_names`.
+    labels: [N] int32, index into `class_names`; or [N, classes] bool, where an image may show
+        several of them, or none.
     class_names: one name a class, in label order.
     groups: [N] str (patient, smear, block of slices), or None where not known.
     sides: [N] str, "train", "test" or "" (either): which side of a split the data set's
@@ -103,6 +104,14 @@ def to_channels(images: np.ndarray, channels: int) -> np.ndarray:
     return luma.round().astype(np.uint8)[..., None]
 
 
+def shows(samples: Samples, name: str) -> np.ndarray:
+    """Which images are of a class, or show it: [N] bool. DataError for no such class."""
+    if name not in samples.class_names:
+        raise DataError(f"class {name!r} is not in the data set")
+    label = samples.class_names.index(name)
+    return samples.labels[:, label] if samples.labels.ndim == 2 else samples.labels == label
+
+
 def join(parts: Mapping[str, Samples]) -> Samples:
     """Several data sets, by name, as one: each is a domain. One alone stays as it is.
 
@@ -112,6 +121,12 @@ def join(parts: Mapping[str, Samples]) -> Samples:
     """
     if len(parts) == 1:
         return next(iter(parts.values()))
+    several = [part.about for part in parts.values() if part.labels.ndim == 2]
+    if several:
+        raise DataError(
+            f"{several[0]}: its images have several labels, and another data set does not say "
+            "which of them its own show; train on it alone"
+        )
     channels = max(part.images.shape[-1] for part in parts.values())
     counts = [len(part.class_names) for part in parts.values()]
     first_label = np.cumsum([0, *counts[:-1]])

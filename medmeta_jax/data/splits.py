@@ -9,6 +9,11 @@ The rule is fixed, so that a table can be made again from its command alone:
 - fewer: a third each to meta-test and meta-validation (at least two classes, rounded
   down), evenly spread over the class order, the rest meta-train.
 
+Where an image may show several labels, it stands on one side all the same: on meta-test if it
+shows any label of meta-test, else on meta-validation if it shows one of those, else on
+meta-train; images that show none are dealt out by group, a sixth to meta-test and a sixth to
+meta-validation.
+
 Meta-validation and meta-test may be data sets of their own instead, with all their classes;
 meta-training may be on several.
 """
@@ -21,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 
 from medmeta_jax.data.pool import Pool, Scaling, fit_scaling, make_pool
-from medmeta_jax.data.samples import DataError, Samples, join, select, to_channels
+from medmeta_jax.data.samples import DataError, Samples, join, select, shows, to_channels
 
 SIDES = ("train", "val", "test")
 MIN_CLASSES_FOR_SIXTHS = 18
@@ -142,14 +147,16 @@ def make_split(
     others = {side: s for side, s in (("val", val), ("test", test)) if s is not None}
     own = tuple(side for side in SIDES if side not in others)
     classes = split_classes(joined, sides=own)
-    sources = {side: of_side(joined, side) if len(own) > 1 else joined for side in own}
+    if joined.labels.ndim == 2 and len(own) > 1:
+        sources = sides_of_images(joined, classes)
+    else:
+        sources = {side: of_side(joined, side) if len(own) > 1 else joined for side in own}
     for side, other in others.items():
         images = to_channels(other.images, joined.images.shape[-1])
         sources[side] = other._replace(images=images)
         classes[side] = tuple(other.split[side] if other.split else other.class_names)
     train = sources["train"]
-    wanted = [train.class_names.index(name) for name in classes["train"]]
-    scaling = fit_scaling(train.images[np.isin(train.labels, wanted)])
+    scaling = fit_scaling(train.images[of_classes(train, classes["train"])])
     pools = {
         side: make_pool(sources[side], classes[side], scaling, mixing if side == "train" else ())
         for side in SIDES
@@ -186,6 +193,34 @@ def refuse_shared(
             )
 
 
+def of_classes(samples: Samples, names: tuple[str, ...]) -> np.ndarray:
+    """The images that a pool of these classes holds: [N] bool."""
+    if samples.labels.ndim == 2:
+        return np.ones(len(samples.images), bool)
+    return np.any([shows(samples, name) for name in names], axis=0)
+
+
+def sides_of_images(samples: Samples, classes: dict[str, tuple[str, ...]]) -> dict[str, Samples]:
+    """The images of each side where they may show several labels; see the module's rule."""
+    groups = samples.groups if samples.groups is not None else np.arange(len(samples.images))
+    turn = np.unique(groups, return_inverse=True)[1] % 6
+    side = np.full(len(samples.images), "train")
+    nothing = ~samples.labels.any(1)
+    for name, of_nothing in (("val", 4), ("test", 5)):  # the later one wins
+        if name in classes:
+            shown = np.any([shows(samples, label) for label in classes[name]], axis=0)
+            side[shown | (nothing & (turn == of_nothing))] = name
+    return {name: select(of_side(samples, name), keep_of(samples, side, name)) for name in classes}
+
+
+def keep_of(samples: Samples, side: np.ndarray, name: str) -> np.ndarray:
+    """Which of the images that may stand on a side are dealt to it."""
+    if samples.sides is None:
+        return side == name
+    other = "train" if name == "test" else "test"
+    return (side == name)[samples.sides != other]
+
+
 def held(
     sources: dict[str, Samples], classes: dict[str, tuple[str, ...]], sides: tuple[str, ...]
 ) -> tuple[set[bytes], set[str]]:
@@ -194,8 +229,7 @@ def held(
     groups: set[str] = set()
     for side in sides:
         source = sources[side]
-        wanted = [source.class_names.index(name) for name in classes[side]]
-        keep = np.isin(source.labels, wanted)
+        keep = of_classes(source, classes[side])
         images |= {image.tobytes() for image in source.images[keep]}
         if source.groups is not None:
             groups |= set(source.groups[keep].tolist())

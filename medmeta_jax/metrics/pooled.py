@@ -73,20 +73,23 @@ def class_predictions(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """For each class of the pool its scores [N] and hits [N] in the episodes that hold it.
 
-    p: [E, n, ways]; y, mask: [E, n]; classes: [E, ways], the pool's labels, -1 where absent.
+    p: [E, n, ways]; y: [E, n], or [E, n, ways] of 1 and 0 where there are several labels; mask:
+    [E, n]; classes: [E, ways], the pool's labels, -1 where absent.
     """
+    of_way = y > 0 if y.ndim == 3 else y[..., None] == np.arange(p.shape[-1])
     for label in np.unique(classes[classes >= 0]):
         episodes, ways = np.nonzero(classes == label)
         there = mask[episodes]
         scores = p[episodes, :, ways]  # [of these episodes, n]
-        yield scores[there], (y[episodes] == ways[:, None])[there]
+        yield scores[there], of_way[episodes, :, ways][there]
 
 
 def pooled_scores(
     p: np.ndarray, y: np.ndarray, mask: np.ndarray, classes: np.ndarray
 ) -> dict[str, float]:
-    """ "auroc", "average_precision", "sensitivity" (at 95% specificity) as means over classes;
-    "brier" (the squared error of the probabilities, summed over ways), "nll" and "ece".
+    """All pooled scores of single labels: "auroc", "average_precision" and "sensitivity" (at 95%
+    specificity) as means over classes; "brier" (the squared error of the probabilities, summed
+    over ways), "nll" and "ece".
 
     Shapes as `class_predictions`. A class that is all or none of its predictions has no rank
     scores and is left out of their mean.
@@ -102,6 +105,18 @@ def pooled_scores(
         "nll": float(-np.log(np.maximum(own, 1e-12)).mean()),
         "ece": calibration_error(flat.max(1), flat.argmax(1) == true),
     }
+
+
+def quadratic_kappa(table: np.ndarray) -> float:
+    """Cohen's kappa of grades with quadratic weights (1968), from a table [true, predicted].
+
+    >>> round(quadratic_kappa(np.array([[2, 0], [0, 2]])), 3)
+    1.0
+    """
+    table = table / table.sum()
+    gaps = np.subtract.outer(np.arange(len(table)), np.arange(len(table))) ** 2
+    by_chance = np.outer(table.sum(1), table.sum(0))
+    return float(1 - (gaps * table).sum() / max((gaps * by_chance).sum(), 1e-12))
 
 
 def mean_known(values: list[float]) -> float:
