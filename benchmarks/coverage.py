@@ -21,6 +21,7 @@ from medmeta_jax import (
     console,
     experiment as experiments,
     parallel,
+    running,
     runs,
     uncertainty,
 )
@@ -36,7 +37,7 @@ def measure(folder: str, tasks: int, calibrations: int, coverage: float) -> dict
     run = runs.existing(folder)
     config = configs.from_mapping(configs.read_yaml(run.config), configs.TrainConfig(), folder)
     experiment = experiments.build(configs.check(config))
-    params = experiments.restore_progress(experiment, run).best_params
+    params = running.restore_progress(experiment, run).best_params
     per = config.val_episodes
     say(f"{calibrations} calibrations on {per} tasks, {tasks} tasks to judge")
     fitted_on = uncertainty.validation_tasks(

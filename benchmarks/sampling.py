@@ -16,15 +16,15 @@ import jax
 import numpy as np
 
 from benchmarks import machine, report
-from medmeta_jax import config as configs, experiment as experiments, parallel, verbs
+from medmeta_jax import config as configs, parallel, running, verbs
 
 
 def measure(repeats: int) -> dict[str, Any]:
     """Seconds of a step, and of drawing its episodes on as many devices."""
     experiment = verbs.build(configs.load(configs.DEFAULT_PRESET, None))
     config, mesh = experiment.config, experiment.mesh
-    step = experiments.compile_step(experiment, experiment.training).step
-    state = experiments.initial_progress(experiment, experiment.training).state
+    step = running.compile_step(experiment, experiment.training).step
+    state = running.initial_progress(experiment, experiment.training).state
     pool, count = experiment.split.pools["train"], np.asarray(config.dispatch, np.int32)
 
     def draw(keys: Any, pool: Any) -> Any:

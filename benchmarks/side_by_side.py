@@ -25,7 +25,7 @@ from benchmarks import machine
 from benchmarks.machine import say
 from benchmarks.torch_baselines import Loop, Task, in_torch_order
 from benchmarks.workloads import Arrays, Workload
-from medmeta_jax import config as configs, experiment as experiments, parallel, train
+from medmeta_jax import config as configs, experiment as experiments, parallel, running, train
 from medmeta_jax.evaluation import evaluate, sample_key
 from medmeta_jax.experiment import Experiment
 from medmeta_jax.losses import accuracy
@@ -83,7 +83,7 @@ def drawer(experiment: Experiment) -> Callable[[Any, int], Arrays]:
 
 def train_here(experiment: Experiment, step: Any) -> tuple[Any, list[float]]:
     """The parameters after the last step, and the loss of every step."""
-    progress = experiments.initial_progress(experiment, experiment.training)
+    progress = running.initial_progress(experiment, experiment.training)
     losses: list[float] = []
     for report in train.fit(
         step, progress, experiment.split.pools["train"], steps=experiment.config.meta_steps
@@ -95,7 +95,7 @@ def train_here(experiment: Experiment, step: Any) -> tuple[Any, list[float]]:
 
 def train_torch(experiment: Experiment) -> tuple[Loop, list[float]]:
     """The PyTorch loop after the last step, and the loss of every step."""
-    config, state = experiment.config, experiments.initial_progress(experiment, experiment.training)
+    config, state = experiment.config, running.initial_progress(experiment, experiment.training)
     draw, key, work = drawer(experiment), state.state.key, workload(experiment)
     loop = Loop(Task(work, draw(key, 0), named(state.state.params), channels_last=False))
     leaves = list(loop.leaves.values())
@@ -117,7 +117,7 @@ def train_torch(experiment: Experiment) -> tuple[Loop, list[float]]:
 
 def gradient_errors(experiment: Experiment) -> dict[str, list[float]]:
     """Relative error of the first meta-gradients in float32 against PyTorch's in float64."""
-    state = experiments.initial_progress(experiment, experiment.training).state
+    state = running.initial_progress(experiment, experiment.training).state
     draw, work, start = drawer(experiment), workload(experiment), named(state.params)
     episode_loss = make_episode_loss(experiment.training, experiment.sampler, accuracy)
     ours = jax.jit(of_the_mean(episode_loss, 1, None))
@@ -170,7 +170,7 @@ def judge_torch(experiment: Experiment, loop: Loop) -> np.ndarray:
 def measure(given: argparse.Namespace) -> dict[str, Any]:
     """Train and judge both with each seed."""
     built = build(given)
-    step = experiments.compile_step(built, built.training).step
+    step = running.compile_step(built, built.training).step
     ours, theirs, apart = [], [], []
     for seed in range(given.seeds):
         experiment = built._replace(config=dataclasses.replace(built.config, seed=seed))
@@ -192,7 +192,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         apart.append(int(np.argmax(gaps > 0.01)) if (gaps > 0.01).any() else None)
         say(f"seed {seed}: PyTorch {100 * theirs[-1].mean():.2f}, "
             f"{time.perf_counter() - began:.0f} s; apart by 1% at step {apart[-1]}")  # fmt: skip
-    facts = experiments.facts(built, experiments.task_of(built))
+    facts = running.facts(built, running.task_of(built))
     gap = paired_difference(np.mean(ours, 0), np.mean(theirs, 0))
     return {
         **machine.described(),

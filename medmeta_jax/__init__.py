@@ -39,7 +39,8 @@ _PUBLIC = {
     "train": ("init_state", "make_step", "start", "fit"),
     "evaluation": ("FixedEpisodes", "episode_keys", "predict_episodes", "evaluate"),
     "config": ("TrainConfig",),
-    "experiment": ("build", "train_run", "judge"),
+    "experiment": ("build",),
+    "running": ("train_run", "judge"),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
 # Backbones and algorithms: a file each, by its name.

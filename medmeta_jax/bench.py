@@ -20,12 +20,13 @@ from medmeta_jax import (
     config as configs,
     console,
     experiment as experiments,
+    plan as plans,
     protocol,
     standings,
     verbs,
 )
 from medmeta_jax.config import ConfigError, TrainConfig
-from medmeta_jax.protocol import Plan
+from medmeta_jax.plan import Plan
 from medmeta_jax.runs import RunError, write_json, write_whole
 
 
@@ -117,8 +118,8 @@ def bench_methods(
 def run(given: Any, told_to_stop: Callable[[], bool]) -> dict[str, Any]:
     """`bench_methods` of the command line's options."""
     verbs.enable_compilation_cache()
-    wanted = protocol.chosen_methods(given.methods)
-    budget = protocol.BUDGETS[given.budget]
+    wanted = plans.chosen_methods(given.methods)
+    budget = plans.BUDGETS[given.budget]
     if given.seeds is not None:
         if given.seeds < 1:
             raise ConfigError(f"seeds: must be >= 1, got {given.seeds}")
@@ -126,6 +127,6 @@ def run(given: Any, told_to_stop: Callable[[], bool]) -> dict[str, Any]:
     same = ("data", "also", "meta_val", "meta_test", "ways", "image_size", "norm")
     config = TrainConfig(**{name: getattr(given, name) for name in same})
     verbs.use_devices(config)
-    plan = protocol.make_plan(config, budget, given.shots)
+    plan = plans.make_plan(config, budget, given.shots)
     folder = Path(given.out or f"bench/{Path(given.data).stem}-{given.budget}")
     return bench_methods(plan, wanted, folder, told_to_stop)

@@ -12,20 +12,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
-from medmeta_jax import baselines, config as configs, experiment as experiments, registry
-from medmeta_jax.config import ConfigError, TrainConfig
-from medmeta_jax.data.episodes import bounds, check_pool, sample
-from medmeta_jax.evaluation import Family, FixedEpisodes, Scores, evaluate
+from medmeta_jax import baselines, config as configs, experiment as experiments, running
+from medmeta_jax.config import TrainConfig
+from medmeta_jax.evaluation import Family, Scores, evaluate
 from medmeta_jax.experiment import Experiment
-from medmeta_jax.types import Array, Backbone, Episode, MetaLearner, Params
+from medmeta_jax.plan import SCRATCH, Plan, judged_at
+from medmeta_jax.types import Backbone, MetaLearner, Params
 
-SCRATCH = "scratch"
 # Rows that put one and the same pre-trained classifier to use.
 CLASSIFIER = ("finetune", "linear_probe", "nearest_centroid")
 # What is tried on meta-validation, where a budget searches: rates and steps at meta-test of
@@ -39,110 +37,6 @@ AT_META_TEST: dict[str, tuple[tuple[float, ...], tuple[int, ...]]] = {
 }
 RATE_FACTORS = (1 / 3, 1.0, 3.0)
 SEARCH_SHARE = 4  # a try trains for this part of the budget
-
-
-@dataclasses.dataclass(frozen=True)
-class Budget:
-    """What every method gets alike.
-
-    width: channels of the backbone. meta_steps of meta_batch episodes: meta-training. seeds: of
-    training. searches: whether settings are chosen on meta-validation, or are the defaults.
-    """
-
-    width: int
-    meta_steps: int
-    meta_batch: int
-    seeds: int
-    searches: bool
-    val_episodes: int
-    test_episodes: int
-
-
-BUDGETS = {
-    "small": Budget(8, 40, 4, 1, False, 50, 100),
-    "medium": Budget(32, 400, 4, 3, False, 100, 600),
-    "full": Budget(64, 2000, 4, 3, True, 200, 600),
-}
-
-
-class Plan(NamedTuple):
-    """What is compared: the experiment all methods share, and the shots to judge at."""
-
-    experiment: Experiment
-    budget: Budget
-    shots: tuple[int, ...]
-
-
-def methods() -> tuple[str, ...]:
-    """All rows there are: every algorithm, and the untrained network fine-tuned.
-
-    >>> len(methods()) >= 20
-    True
-    """
-    return (*registry.names("algorithms"), SCRATCH)
-
-
-def chosen_methods(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The methods asked for ("all" are all), the reference first (ConfigError)."""
-    known = methods()
-    for name in names:
-        if name != "all" and name not in known:
-            raise ConfigError(f"methods: no {name!r}{configs.suggest(name, known)}")
-    asked = known if "all" in names else tuple(dict.fromkeys(names))
-    first = "maml" if "maml" in asked else asked[0]
-    return (first, *(name for name in asked if name != first))
-
-
-def make_plan(config: TrainConfig, budget: Budget, shots: tuple[int, ...]) -> Plan:
-    """The experiment of a budget: data, episodes and backbone, as every method gets them.
-
-    Training draws the shots of an episode from the range that is judged, up to 5.
-    """
-    if not shots or min(shots) < 1:
-        raise ConfigError(f"shots: must be one or more numbers >= 1, got {shots}")
-    shots = tuple(sorted(set(shots)))
-    low, high = shots[0], max(shots[0], min(shots[-1], 5))
-    config = dataclasses.replace(
-        config,
-        shots=low if low == high else (low, high),
-        net={"width": budget.width, **config.net},
-        meta_steps=budget.meta_steps,
-        meta_batch=budget.meta_batch,
-        validate_every=max(1, budget.meta_steps // 4),
-        dispatch=min(25, budget.meta_steps),
-        val_episodes=budget.val_episodes,
-        test_episodes=budget.test_episodes,
-    )
-    experiment = experiments.build(config)
-    spec = dataclasses.replace(experiment.spec, shots=shots[-1])
-    for side in ("val", "test"):
-        classes = experiment.split.classes[side]
-        check_pool(experiment.split.pools[side], spec, classes, f"meta-{side}")
-    return Plan(experiment, budget, shots)
-
-
-def first_shots(key: Array, pool_and_shots: Any, *, spec: Any) -> Episode:
-    """The episode of a key, with the first so many support images of each class."""
-    pool, shots = pool_and_shots
-    episode = sample(key, pool, spec)
-    most = bounds(spec.shots)[1]
-    rank = jnp.arange(episode.support.mask.shape[0]) % most
-    mask = episode.support.mask & (rank < shots)
-    return episode._replace(support=episode.support._replace(mask=mask))
-
-
-@functools.lru_cache(maxsize=8)
-def shots_sampler(spec: Any) -> Callable[..., Episode]:
-    """`first_shots` of a spec; the same object for the same spec, for compiled programs."""
-    return functools.partial(first_shots, spec=spec)
-
-
-def judged_at(plan: Plan, side: str, shots: int) -> FixedEpisodes:
-    """The fixed list of a side, at a number of shots; one program serves all of them."""
-    episodes = plan.experiment.test if side == "test" else plan.experiment.val
-    spec = dataclasses.replace(plan.experiment.spec, shots=plan.shots[-1])
-    pool = (episodes.pool, np.asarray(shots, np.int32))
-    return episodes._replace(sampler=shots_sampler(spec), pool=pool)
 
 
 def for_method(plan: Plan, method: str, **hyper: Any) -> Experiment:
@@ -197,7 +91,7 @@ class Trainer:
         """A method from a seed, with its settings chosen where the budget searches."""
         if method == SCRATCH:
             made = self.made(method, seed)
-            params = experiments.initial_progress(made, made.learner).state.params
+            params = running.initial_progress(made, made.learner).state.params
             return Trained(made, params, float("nan"), {})
         if method in CLASSIFIER:
             if seed not in self.classifiers:
@@ -229,9 +123,9 @@ class Trainer:
     def fit(self, made: Experiment, steps: int) -> Trained:
         """Train, and keep the best on meta-validation."""
         if self.compiled[0] is not made.training:
-            step = experiments.compile_step(made, made.training).step
+            step = running.compile_step(made, made.training).step
             self.compiled = (made.training, step)
-        progress = experiments.fit_quietly(
+        progress = running.fit_quietly(
             made,
             self.compiled[1],
             meta_steps=steps,
@@ -319,6 +213,4 @@ def rows(
 def facts(plan: Plan) -> dict[str, Any]:
     """What the episodes are, in the fields that every result repeats."""
     spec = dataclasses.replace(plan.experiment.spec, shots=plan.shots[-1])
-    return experiments.facts(
-        plan.experiment, experiments.task_of(plan.experiment)._replace(spec=spec)
-    )
+    return running.facts(plan.experiment, running.task_of(plan.experiment)._replace(spec=spec))

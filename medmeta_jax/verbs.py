@@ -20,6 +20,7 @@ from medmeta_jax import (
     experiment as experiments,
     parallel,
     processes,
+    running,
     runs,
     uncertainty,
 )
@@ -81,7 +82,7 @@ def train(
     else:
         check_same_data(experiment, run)
     console.say(f"run        {run.folder}")
-    compiled = experiments.compile_step(experiment, experiment.training)
+    compiled = running.compile_step(experiment, experiment.training)
     seconds["compile"] = compiled.seconds
     console.say(f"compiled   in {compiled.seconds:.1f} s, {side_by_side(compiled.chunk)}")
     if resume is None and processes.is_first():
@@ -89,7 +90,7 @@ def train(
     began = time.perf_counter()
     train_loop(experiment, compiled.step, run, resume is not None, told_to_stop)
     seconds["train"] = time.perf_counter() - began
-    progress = experiments.restore_progress(experiment, run)
+    progress = running.restore_progress(experiment, run)
     console.say(
         f"best       step {int(progress.best_step)}, "
         f"meta-validation {'AUROC' if experiments.several(experiment.split) else 'accuracy'} "
@@ -204,11 +205,11 @@ def side_by_side(chunk: int) -> str:
 def train_loop(experiment: Experiment, step: Any, run: Run, resume: bool, stop: Stop) -> None:
     """Train with a bar on a terminal, and a line at each meta-validation."""
     config = experiment.config
-    reports = experiments.train_run(experiment, step, run, resume=resume, told_to_stop=stop)
+    reports = running.train_run(experiment, step, run, resume=resume, told_to_stop=stop)
     try:
         with console.bar("training", config.meta_steps) as advance:
             for report in reports:
-                record = experiments.record_of(report, config)
+                record = running.record_of(report, config)
                 text = f"loss {record['loss']:.3f}  {record['episodes_per_s']:.0f} episodes/s"
                 advance(report.step, text)
                 if report.valid is not None:
@@ -253,10 +254,10 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """The table of a trained learner; written into the run where one is given."""
     began = time.perf_counter()
-    facts = experiments.facts(experiment, experiments.task_of(experiment))
+    facts = running.facts(experiment, running.task_of(experiment))
     found: list[dict[str, Any]] = []
     first = None
-    for row in experiments.judge(experiment, params, told_to_stop):
+    for row in running.judge(experiment, params, told_to_stop):
         first = first or row
         found.append(baselines.result(row, first, facts))
         console.say(f"evaluated  {row.learner}: {console.percent(found[-1]['accuracy'])}")
@@ -306,7 +307,7 @@ def evaluate(
     seconds = {"data": time.perf_counter() - began}
     describe(experiment)
     check_same_data(experiment, run)
-    progress = experiments.restore_progress(experiment, run)
+    progress = running.restore_progress(experiment, run)
     return evaluate_run(experiment, None, progress.best_params, seconds)
 
 
@@ -315,8 +316,8 @@ def dry_run(config: TrainConfig) -> dict[str, Any]:
     enable_compilation_cache()
     experiment = build(config)
     describe(experiment)
-    compiled = experiments.compile_step(experiment, experiment.training)
-    progress = experiments.initial_progress(experiment, experiment.training)
+    compiled = running.compile_step(experiment, experiment.training)
+    progress = running.initial_progress(experiment, experiment.training)
     cost = compiled.step.cost_analysis() or {}
     sizes = [leaf.size for leaf in jax.tree.leaves(progress.state.params)]
     found = {

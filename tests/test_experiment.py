@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from medmeta_jax import baselines, experiment as experiments, registry, runs, train
+from medmeta_jax import baselines, experiment as experiments, registry, running, runs, train
 from medmeta_jax.checkpoint import Checkpoints
 from medmeta_jax.config import TrainConfig
 from medmeta_jax.evaluation import Predictions, sample_key
@@ -60,16 +60,16 @@ def test_a_run_starts_from_the_best_parameters_of_another(
     folder.config.write_text("", encoding="utf-8")
     config = dataclasses.replace(experiment.config, algorithm="protonet", hyper={}, seed=7)
     other = experiments.build(config)
-    progress = experiments.initial_progress(other, other.training)
+    progress = running.initial_progress(other, other.training)
     checkpoints = Checkpoints(folder.checkpoints)
     checkpoints.save(1, progress)
     checkpoints.close()
     started = experiments.build(dataclasses.replace(experiment.config, init_from=str(tmp_path)))
     assert started.weights
     assert all(name.startswith("body/") for name in started.weights)
-    params = experiments.initial_progress(started, started.training).state.params
+    params = running.initial_progress(started, started.training).state.params
     jax.tree.map(np.testing.assert_array_equal, params["body"], progress.best_params["body"])
-    plain = experiments.initial_progress(experiment, experiment.training).state.params
+    plain = running.initial_progress(experiment, experiment.training).state.params
     jax.tree.map(np.testing.assert_array_equal, params["head"], plain["head"])
 
 
@@ -104,7 +104,7 @@ def test_settings_are_chosen_on_meta_validation_and_are_the_best(
         return baselines.Scores({"accuracy": np.array([value, value])}, (0.0, 1.0), RIGHT)
 
     monkeypatch.setattr(baselines, "evaluate", scored)
-    row = baselines.scratch(experiments.task_of(experiment))
+    row = baselines.scratch(running.task_of(experiment))
     assert (row.chosen["inner_lr"], row.chosen["steps"]) == (0.2, 20)
     assert all(on_val for on_val, *_ in seen[:-1])
     assert seen[-1] == (False, 0.2, 20)
@@ -116,9 +116,9 @@ def test_pre_training_learns_the_pools_own_classes(experiment: Experiment) -> No
         experiment.backbone, outputs=experiment.outputs, pool_classes=9
     )
     constant = experiment._replace(optimiser=optax.adam(1e-2))
-    step, _, seconds = experiments.compile_step(constant, learner)
+    step, _, seconds = running.compile_step(constant, learner)
     assert seconds > 0
-    progress = experiments.initial_progress(constant, learner)
+    progress = running.initial_progress(constant, learner)
     reports = list(
         train.fit(step, progress, experiment.split.pools["train"], steps=300, dispatch=20)
     )

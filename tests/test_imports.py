@@ -42,21 +42,27 @@ ALLOWED = {
     "console": set(),
     "weights": {"types"},
     "baselines": {"types", "registry", "config", "data", "evaluation", "metrics"},
+    "tasks": {"config", "data"},
     "experiment": {
-        "types", "registry", "config", "data", "augment", "losses", "train", "evaluation",
-        "baselines", "checkpoint", "runs", "parallel", "processes", "weights", "objectives",
+        "types", "registry", "config", "data", "augment", "losses", "evaluation", "checkpoint",
+        "runs", "parallel", "weights", "objectives", "tasks",
+    },
+    "running": {
+        "types", "config", "data", "losses", "train", "evaluation", "baselines", "checkpoint",
+        "runs", "parallel", "processes", "weights", "experiment",
     },
     "uncertainty": {"types", "evaluation", "experiment", "metrics", "parallel"},
     "verbs": {
         "config", "console", "experiment", "baselines", "runs", "data", "train", "checkpoint",
-        "parallel", "processes", "uncertainty",
+        "parallel", "processes", "uncertainty", "running",
     },
+    "plan": {"types", "registry", "config", "data", "evaluation", "experiment"},
     "protocol": {
-        "types", "registry", "config", "data", "evaluation", "baselines", "experiment", "train",
+        "types", "config", "data", "evaluation", "baselines", "experiment", "running", "plan",
     },
     "standings": {"metrics", "console"},
     "bench": {
-        "config", "console", "experiment", "protocol", "standings", "runs", "parallel", "verbs",
+        "config", "console", "experiment", "plan", "protocol", "standings", "runs", "verbs",
     },
     "inspection": {"console", "runs", "data"},
     "cli": {

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medmeta_jax import bench, protocol
+from medmeta_jax import bench, plan as plans, protocol
 from medmeta_jax.config import ConfigError, TrainConfig
-from medmeta_jax.protocol import Budget, Plan
+from medmeta_jax.plan import Budget, Plan
 
 from .conftest import write_toy
 
@@ -29,21 +29,21 @@ def strict_promotion() -> None:
 def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     path = write_toy(tmp_path_factory.mktemp("protocol") / "toy.npz")
     config = TrainConfig(data=str(path), image_size=8, ways=2, queries=3, augment=())
-    return protocol.make_plan(config, BUDGET, (3, 1))
+    return plans.make_plan(config, BUDGET, (3, 1))
 
 
 def test_every_algorithm_is_a_method_and_maml_the_reference() -> None:
-    everything = protocol.chosen_methods(("all",))
-    assert len(everything) == len(protocol.methods()) == 20
+    everything = plans.chosen_methods(("all",))
+    assert len(everything) == len(plans.methods()) == 20
     assert everything[0] == "maml"
-    assert protocol.chosen_methods(("anil", "protonet")) == ("anil", "protonet")
+    assert plans.chosen_methods(("anil", "protonet")) == ("anil", "protonet")
     with pytest.raises(ConfigError, match="methods: no 'protnet'; did you mean protonet"):
-        protocol.chosen_methods(("protnet",))
+        plans.chosen_methods(("protnet",))
 
 
 def test_an_episode_of_fewer_shots_is_the_same_with_fewer_images(plan: Plan) -> None:
     assert plan.shots == (1, 3)
-    few, many = (protocol.judged_at(plan, "test", shots) for shots in plan.shots)
+    few, many = (plans.judged_at(plan, "test", shots) for shots in plan.shots)
     assert few.sampler is many.sampler  # one program
     a, b = (of.sampler(of.keys[0], of.pool) for of in (few, many))
     np.testing.assert_array_equal(a.query.x, b.query.x)

@@ -1,0 +1,76 @@
+"""Which tasks a configuration means: its data, how they are split, what an episode is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from medmeta_jax.config import ConfigError, TrainConfig
+from medmeta_jax.data import sources
+from medmeta_jax.data.episodes import EpisodeSpec, check_pool
+from medmeta_jax.data.samples import DataError, Samples
+from medmeta_jax.data.splits import SIDES, Split, make_split
+
+
+def load_split(config: TrainConfig) -> Split:
+    """Read the configured data and split its classes (DataError)."""
+
+    def load(source: str) -> Samples:
+        return sources.load(source, image_size=config.image_size)
+
+    others = {"val": config.meta_val, "test": config.meta_test}
+    return make_split(
+        {name: load(source) for name, source in domain_names(config).items()},
+        mixing=config.mixing,
+        **{side: load(source) for side, source in others.items() if source is not None},
+    )
+
+
+def domain_names(config: TrainConfig) -> dict[str, str]:
+    """The data sets to meta-train on by a short name of each: that of its file or folder.
+
+    Raises ConfigError where two have the same.
+    """
+    found: dict[str, str] = {}
+    for source in (config.data, *config.also):
+        name = Path(source).stem
+        if name in found:
+            raise ConfigError(f"also: two data sets are named {name!r}; rename a folder or file")
+        found[name] = source
+    return found
+
+
+def episode_spec(config: TrainConfig, split: Split) -> EpisodeSpec:
+    """The configured episodes, with defaults that follow from the data, checked on it."""
+    disjoint = config.disjoint
+    if disjoint == "auto":
+        disjoint = "group" if split.grouped else "image"
+    if config.disjoint == "group" and split.ungrouped:
+        raise DataError(
+            f"{split.ungrouped[0]}: names no groups (groups.csv, or an array groups), "
+            "so --disjoint group cannot be kept; use image"
+        )
+    within = config.within
+    if within == "auto":
+        within = "domain" if config.also else "any"
+    spec = EpisodeSpec(
+        ways=config.ways if config.ways is not None else min(5, fewest_classes(split, within)),
+        shots=config.shots,
+        queries=config.queries,
+        disjoint=disjoint,
+        balance=config.balance,
+        within=within,
+        shuffle=config.shuffle_labels and not config.ordered,
+    )
+    for side in SIDES:
+        check_pool(split.pools[side], spec, split.classes[side], f"meta-{side}")
+    return spec
+
+
+def fewest_classes(split: Split, within: str) -> int:
+    """The most ways that every side's episodes can have."""
+    if within == "any":
+        return min(len(split.classes[side]) for side in SIDES)
+    domains = [np.asarray(split.pools[side].domain) for side in SIDES]
+    return min(int(np.bincount(one[one >= 0], minlength=1).min()) for one in domains)
