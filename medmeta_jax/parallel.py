@@ -49,15 +49,9 @@ def largest_share(meta_batch: int, available: int) -> int:
 
 
 def compiler_options(mesh: Mesh) -> dict[str, Any]:
-    """XLA's options for programs on a mesh: several CPU devices take one thread each.
-
-    A CPU's newer fusion emitters take longer to compile, for code that is no quicker
-    (benchmarks/RESULTS.md, "What was tried for speed").
-    """
-    if mesh.devices.flat[0].platform != "cpu":
-        return {}
-    threads = {"xla_cpu_multi_thread_eigen": False} if mesh.size > 1 else {}
-    return {"xla_cpu_use_fusion_emitters": False, **threads}
+    """XLA's options for programs on a mesh: CPU devices take one thread each."""
+    on_cpu = mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
+    return {"xla_cpu_multi_thread_eigen": False} if on_cpu else {}
 
 
 def task_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
