@@ -25,7 +25,6 @@ from medmeta_jax import (
     runs,
     uncertainty,
 )
-from medmeta_jax.evaluation import predict_episodes
 from medmeta_jax.metrics import calibration as sets
 from medmeta_jax.metrics.intervals import over_episodes
 
@@ -35,8 +34,8 @@ JUDGED_SEED = 4_000_003
 def measure(folder: str, tasks: int, calibrations: int, coverage: float) -> dict[str, Any]:
     """Coverage and set size on new tasks of the same classes, and on meta-test's."""
     run = runs.existing(folder)
-    config = configs.from_mapping(configs.read_yaml(run.config), configs.TrainConfig(), folder)
-    experiment = experiments.build(configs.check(config))
+    config = configs.load(None, str(run.config))
+    experiment = experiments.build(config)
     params = running.restore_progress(experiment, run).best_params
     per = config.val_episodes
     say(f"{calibrations} calibrations on {per} tasks, {tasks} tasks to judge")
@@ -44,8 +43,7 @@ def measure(folder: str, tasks: int, calibrations: int, coverage: float) -> dict
         experiment, params, uncertainty.CALIBRATION_SEED, per * calibrations
     )
     new = uncertainty.validation_tasks(experiment, params, JUDGED_SEED, tasks)
-    steps = config.hyper.get("steps")
-    test = predict_episodes(experiment.learner, params, experiment.test, steps=steps)
+    test = uncertainty.predicted(experiment, params, experiment.test)
     found: dict[str, Any] = {"promised": coverage, "calibration_tasks": per}
     for name, judged in (("same_classes", new), ("meta_test", test)):
         shares, sizes = [], []

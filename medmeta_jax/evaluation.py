@@ -137,14 +137,9 @@ class Scores(NamedTuple):
     def pooled(self) -> dict[str, Estimate]:
         """The scores of all predictions together (`metrics/pooled.py`), with their intervals."""
         logits, y, mask, classes = self.predictions
-        several = y.ndim == 3
-        p = sigmoid(logits) if several else softmax(logits)
-        of = pooled_label_scores if several else pooled_scores
-
-        def scores(places: np.ndarray) -> dict[str, float]:
-            return of(p[places], y[places], mask[places], classes[places])
-
-        return over_blocks(scores, len(y))
+        if y.ndim == 3:
+            return over_blocks(pooled_label_scores, sigmoid(logits), y, mask, classes)
+        return over_blocks(pooled_scores, softmax(logits), y, mask, classes)
 
 
 def score_predictions(predictions: Predictions) -> Scores:

@@ -12,12 +12,17 @@ from typing import Any
 import numpy as np
 
 from medmeta_jax import parallel
-from medmeta_jax.evaluation import Predictions, episode_keys, predict_episodes
+from medmeta_jax.evaluation import (
+    FixedEpisodes,
+    Predictions,
+    episode_keys,
+    predict_episodes,
+)
 from medmeta_jax.experiment import Experiment
 from medmeta_jax.metrics import calibration as sets, multi_label
 from medmeta_jax.metrics.calibration import Calibration
 from medmeta_jax.metrics.intervals import over_episodes
-from medmeta_jax.metrics.pooled import over_blocks, pooled_scores, softmax
+from medmeta_jax.metrics.pooled import over_blocks, probability_scores, softmax
 from medmeta_jax.types import Params
 
 CALIBRATION_SEED = 3_000_003
@@ -33,12 +38,13 @@ def calibrate(experiment: Experiment, params: Params, *, coverage: float = COVER
 def validation_tasks(experiment: Experiment, params: Params, seed: int, count: int) -> Predictions:
     """Predictions of the experiment's learner on so many tasks of the meta-validation classes."""
     keys = parallel.replicate(episode_keys(seed, count), experiment.mesh)
-    return predict_episodes(
-        experiment.learner,
-        params,
-        experiment.val._replace(keys=keys),
-        steps=experiment.config.hyper.get("steps"),
-    )
+    return predicted(experiment, params, experiment.val._replace(keys=keys))
+
+
+def predicted(experiment: Experiment, params: Params, episodes: FixedEpisodes) -> Predictions:
+    """Predictions of the experiment's learner after its own number of inner steps."""
+    steps = experiment.config.hyper.get("steps")
+    return predict_episodes(experiment.learner, params, episodes, steps=steps)
 
 
 def judged(calibration: Calibration, predictions: Predictions) -> dict[str, Any]:
@@ -56,14 +62,8 @@ def judged(calibration: Calibration, predictions: Predictions) -> dict[str, Any]
         "set_size": over_episodes(size)._asdict(),
     }
     for name, temperature in (("as_is", 1.0), ("calibrated", calibration.temperature)):
-        p = softmax(logits, temperature)
-
-        def scores(places: np.ndarray, p: np.ndarray = p) -> dict[str, float]:
-            every = pooled_scores(p[places], y[places], mask[places], classes[places])
-            return {key: every[key] for key in ("ece", "nll", "brier")}
-
-        blocks = over_blocks(scores, len(y))
-        found[name] = {key: estimate._asdict() for key, estimate in blocks.items()}
+        scores = over_blocks(probability_scores, softmax(logits, temperature), y, mask)
+        found[name] = {key: estimate._asdict() for key, estimate in scores.items()}
     return found
 
 

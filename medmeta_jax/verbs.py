@@ -70,7 +70,7 @@ def train(
         run = runs.existing(resume)
         if run.summary.exists():
             raise ConfigError(f"resume: {resume} is complete; start a new run to train further")
-        config = configs.from_mapping(configs.read_yaml(run.config), TrainConfig(), str(run.config))
+        config = configs.load(None, str(run.config))
     began = time.perf_counter()
     experiment = build(config)
     seconds = {"data": time.perf_counter() - began}
@@ -294,7 +294,7 @@ def evaluate(
     """Judge a run's best parameters again; at another number of shots, if given."""
     enable_compilation_cache()
     run = runs.existing(folder)
-    config = configs.from_mapping(configs.read_yaml(run.config), TrainConfig(), str(run.config))
+    config = configs.load(None, str(run.config))
     changes: dict[str, Any] = {"baselines": baselines_}
     if shots is not None:
         changes["shots"] = shots

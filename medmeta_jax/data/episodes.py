@@ -197,8 +197,7 @@ def gather(pool: Pool, indices: Indices, *, rotate: bool = False) -> Episode:
         if rotate:
             x = quarter_turns(x, (indices.classes // count)[y])
         x = (x.astype(jnp.float32) / 255.0 - pool.shift) * pool.scale
-        x = jnp.where(mask.reshape(-1, *(1,) * (x.ndim - 1)), x, 0.0)
-        return Examples(x, select(y, mask), mask)
+        return Examples(select(x, mask), select(y, mask), mask)
 
     classes = jnp.where(indices.classes >= 0, pool.labels[indices.classes % count], -1)
     return Episode(

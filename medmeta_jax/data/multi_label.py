@@ -39,15 +39,14 @@ def sample_indices(key: Array, pool: Pool, spec: EpisodeSpec) -> Indices:
     shown = pool.shown[:, classes]  # [N, ways]
     none = jnp.where(shown.any(1), -1, every)[None]  # [1, N]
     there, none_there = rows >= 0, none >= 0
+    for_support = for_query = there, none_there
 
     if spec.disjoint == "group":
         own, rest, taken = split_groups(group_key, pool.group, rows, n_shots)
         of_support = taken[pool.group][None]
-        sides = (own, none_there & of_support), (rest, none_there & ~of_support)
-        support = both(keys[0], keys[1], rows, none, sides[0], shots[1], n_shots)
-        for_query = sides[1]
-    else:
-        support = both(keys[0], keys[1], rows, none, (there, none_there), shots[1], n_shots)
+        for_support, for_query = (own, none_there & of_support), (rest, none_there & ~of_support)
+    support = both(keys[0], keys[1], rows, none, for_support, shots[1], n_shots)
+    if spec.disjoint == "image":
         used = jnp.zeros(pool.x.shape[0] + 1, jnp.bool_).at[support].set(True).at[-1].set(False)
         for_query = there & ~used[rows], none_there & ~used[none]
     query = both(keys[2], keys[3], rows, none, for_query, spec.queries, spec.queries)

@@ -38,7 +38,6 @@ class Split(NamedTuple):
     classes: class names by side, in the order of each pool's rows.
     grouped, ungrouped: the data sets that say which images belong together (of one patient),
         and those that do not, in which each image is a group of its own.
-    domains: of the meta-train pool.
     shared_images, shared_groups: how many meta-test has in common with the other sides.
     """
 
@@ -47,11 +46,15 @@ class Split(NamedTuple):
     scaling: Scaling
     grouped: tuple[str, ...]
     ungrouped: tuple[str, ...]
-    domains: int
     about: str
     class_names: tuple[str, ...]
     shared_images: int
     shared_groups: int
+
+    @property
+    def domains(self) -> int:
+        """How many the meta-train pool has."""
+        return len(self.pools["train"].mixing)
 
 
 def split_classes(
@@ -117,12 +120,11 @@ def folder_split(samples: Samples) -> tuple[tuple[str, ...], tuple[str, ...]] | 
     return tuple(sorted(train)), tuple(sorted(test))
 
 
-def of_side(samples: Samples, side: str) -> Samples:
-    """The samples that may stand on a side: meta-test never sees images put in train/."""
+def may_stand(samples: Samples, side: str) -> np.ndarray:
+    """Which samples may stand on a side: meta-test never sees images put in train/."""
     if samples.sides is None:
-        return samples
-    other = "train" if side == "test" else "test"
-    return select(samples, samples.sides != other)
+        return np.ones(len(samples.images), bool)
+    return samples.sides != ("train" if side == "test" else "test")
 
 
 def make_split(
@@ -150,7 +152,10 @@ def make_split(
     if joined.labels.ndim == 2 and len(own) > 1:
         sources = sides_of_images(joined, classes)
     else:
-        sources = {side: of_side(joined, side) if len(own) > 1 else joined for side in own}
+        sources = {
+            side: select(joined, may_stand(joined, side)) if len(own) > 1 else joined
+            for side in own
+        }
     for side, other in others.items():
         images = to_channels(other.images, joined.images.shape[-1])
         sources[side] = other._replace(images=images)
@@ -170,7 +175,6 @@ def make_split(
         scaling=scaling,
         grouped=tuple(part.about for part in every if part.groups is not None),
         ungrouped=tuple(part.about for part in every if part.groups is None),
-        domains=len(pools["train"].mixing),
         about=" -> ".join([joined.about, *(other.about for other in others.values())]),
         class_names=joined.class_names,
         shared_images=len(judged[0] & seen[0]),
@@ -210,15 +214,7 @@ def sides_of_images(samples: Samples, classes: dict[str, tuple[str, ...]]) -> di
         if name in classes:
             shown = np.any([shows(samples, label) for label in classes[name]], axis=0)
             side[shown | (nothing & (turn == of_nothing))] = name
-    return {name: select(of_side(samples, name), keep_of(samples, side, name)) for name in classes}
-
-
-def keep_of(samples: Samples, side: np.ndarray, name: str) -> np.ndarray:
-    """Which of the images that may stand on a side are dealt to it."""
-    if samples.sides is None:
-        return side == name
-    other = "train" if name == "test" else "test"
-    return (side == name)[samples.sides != other]
+    return {name: select(samples, may_stand(samples, name) & (side == name)) for name in classes}
 
 
 def held(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from medmeta_jax.metrics.pooled import calibration_error, class_predictions, mean_known, ranking
+from medmeta_jax.metrics.pooled import calibration_error, mean_known, rank_scores, ranking
 
 THRESHOLDS = np.linspace(0.01, 0.99, 99)
 
@@ -52,15 +52,12 @@ def episode_auroc(p: np.ndarray, y: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def pooled_label_scores(
     p: np.ndarray, y: np.ndarray, mask: np.ndarray, classes: np.ndarray
 ) -> dict[str, float]:
-    """As `pooled.pooled_scores`, of each label against its absence: "auroc",
-    "average_precision" and "sensitivity" as means over labels; "brier", "nll" and "ece" over
-    all probabilities of a label."""
-    each = [ranking(*pair) for pair in class_predictions(p, y, mask, classes)]
-    found = {name: mean_known([one[name] for one in each]) for name in each[0]}
+    """As `pooled.pooled_scores`, of each label against its absence; "brier", "nll" and "ece" are
+    over all probabilities of a label."""
     flat, true = p[mask].ravel(), y[mask].ravel() > 0
     own = np.where(true, flat, 1 - flat)
     return {
-        **found,
+        **rank_scores(p, y, mask, classes),
         "brier": float(((flat - true) ** 2).mean()),
         "nll": float(-np.log(np.maximum(own, 1e-12)).mean()),
         "ece": calibration_error(flat, true),

@@ -87,36 +87,33 @@ def class_predictions(
 def pooled_scores(
     p: np.ndarray, y: np.ndarray, mask: np.ndarray, classes: np.ndarray
 ) -> dict[str, float]:
-    """All pooled scores of single labels: "auroc", "average_precision" and "sensitivity" (at 95%
-    specificity) as means over classes; "brier" (the squared error of the probabilities, summed
-    over ways), "nll" and "ece".
+    """All pooled scores of single labels: `rank_scores` and `probability_scores`."""
+    return {**rank_scores(p, y, mask, classes), **probability_scores(p, y, mask)}
+
+
+def rank_scores(
+    p: np.ndarray, y: np.ndarray, mask: np.ndarray, classes: np.ndarray
+) -> dict[str, float]:
+    """ "auroc", "average_precision" and "sensitivity" (at 95% specificity) as means over classes.
 
     Shapes as `class_predictions`. A class that is all or none of its predictions has no rank
     scores and is left out of their mean.
     """
     each = [ranking(*pair) for pair in class_predictions(p, y, mask, classes)]
-    found = {name: mean_known([one[name] for one in each]) for name in each[0]}
+    return {name: mean_known([one[name] for one in each]) for name in each[0]}
+
+
+def probability_scores(p: np.ndarray, y: np.ndarray, mask: np.ndarray) -> dict[str, float]:
+    """ "brier" (the squared error of the probabilities, summed over ways), "nll" and "ece" of
+    p [E, n, ways], y and mask [E, n]."""
     flat, true = p[mask], y[mask]
     own = flat[np.arange(len(true)), true]
     squares = (flat**2).sum(1) - 2 * own + 1
     return {
-        **found,
         "brier": float(squares.mean()),
         "nll": float(-np.log(np.maximum(own, 1e-12)).mean()),
         "ece": calibration_error(flat.max(1), flat.argmax(1) == true),
     }
-
-
-def quadratic_kappa(table: np.ndarray) -> float:
-    """Cohen's kappa of grades with quadratic weights (1968), from a table [true, predicted].
-
-    >>> round(quadratic_kappa(np.array([[2, 0], [0, 2]])), 3)
-    1.0
-    """
-    table = table / table.sum()
-    gaps = np.subtract.outer(np.arange(len(table)), np.arange(len(table))) ** 2
-    by_chance = np.outer(table.sum(1), table.sum(0))
-    return float(1 - (gaps * table).sum() / max((gaps * by_chance).sum(), 1e-12))
 
 
 def mean_known(values: list[float]) -> float:
@@ -126,24 +123,26 @@ def mean_known(values: list[float]) -> float:
 
 
 def over_blocks(
-    statistics: Callable[[np.ndarray], dict[str, float]], episodes: int
+    statistics: Callable[..., dict[str, float]], *arrays: np.ndarray
 ) -> dict[str, Estimate]:
-    """Statistics of a list of episodes with 95% intervals, by the jackknife.
+    """Statistics of arrays of episodes [E, ...] with 95% intervals, by the jackknife.
 
     A pooled score is no mean over episodes, so its spread is taken from how it moves when
     a block of the episodes is left out (delete-a-group jackknife, Student's t).
 
     Args:
-      statistics: of the episodes at these places [m]; called `BLOCKS` + 1 times.
-      episodes: how many there are; at least two.
+      statistics: of the arrays, or of the same episodes of each; called `BLOCKS` + 1 times.
+      arrays: of the same two or more episodes.
     """
     from scipy.stats import t
 
+    episodes = len(arrays[0])
     if episodes < 2:
         raise ValueError(f"episodes must be >= 2, got {episodes}")
     places, blocks = np.arange(episodes), min(BLOCKS, episodes)
-    whole = statistics(places)
-    without = [statistics(places[places % blocks != block]) for block in range(blocks)]
+    whole = statistics(*arrays)
+    kept = [places % blocks != block for block in range(blocks)]
+    without = [statistics(*(array[some] for array in arrays)) for some in kept]
     found = {}
     for name, value in whole.items():
         left = np.asarray([one[name] for one in without])

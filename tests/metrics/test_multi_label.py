@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from sklearn.metrics import (
     brier_score_loss,
-    cohen_kappa_score,
-    confusion_matrix,
     f1_score,
     recall_score,
     roc_auc_score,
@@ -19,7 +17,6 @@ from medmeta_jax.metrics.multi_label import (
     pooled_label_scores,
     sigmoid,
 )
-from medmeta_jax.metrics.pooled import quadratic_kappa
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +62,3 @@ def test_the_threshold_is_the_best(predictions: tuple[np.ndarray, ...]) -> None:
     chosen = best_threshold(p, y, mask)
     scores = {t: f1_score(y[mask].ravel(), p[mask].ravel() >= t) for t in np.arange(0.05, 1, 0.05)}
     assert f1_score(y[mask].ravel(), p[mask].ravel() >= chosen) >= max(scores.values()) - 1e-9
-
-
-def test_kappa_equals_scikit_learn() -> None:
-    rng = np.random.default_rng(0)
-    y = rng.integers(0, 4, 200)
-    guess = np.clip(y + rng.integers(-1, 2, 200), 0, 3)
-    expected = cohen_kappa_score(y, guess, weights="quadratic")
-    assert quadratic_kappa(confusion_matrix(y, guess)) == pytest.approx(expected)
