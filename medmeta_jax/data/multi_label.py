@@ -62,9 +62,15 @@ def both(
     slots: int,
     wanted: Array | int,
 ) -> Array:
-    """Images of each label and images of none, each image once: [(ways + 1) * slots]."""
+    """Images of each label and images of none, each image once: [(ways + 1) * slots].
+
+    Of an image that is drawn for several labels the place in the earliest draw stays, so that
+    the first k draws hold k images of each label for every k.
+    """
     of_labels, _ = choose(key, rows, allowed[0], slots, wanted)
     of_none, _ = choose(none_key, none, allowed[1], slots, wanted)
     index = jnp.concatenate([of_labels, of_none])
-    earlier = jnp.tril(index[:, None] == index[None], -1).any(1)
+    place = jnp.arange(index.shape[0])
+    draw = place % slots * index.shape[0] + place
+    earlier = ((index[:, None] == index) & (draw[:, None] > draw)).any(1)
     return jnp.where(earlier, -1, index)

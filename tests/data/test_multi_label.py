@@ -15,6 +15,7 @@ from medmeta_jax.data.episodes import EpisodeSpec, check_pool, sample, sample_in
 from medmeta_jax.data.pool import fit_scaling, make_pool
 from medmeta_jax.data.samples import DataError, Samples, join
 from medmeta_jax.data.splits import make_split
+from medmeta_jax.plan import first_shots
 
 NAMES = tuple("abcdefgh")
 
@@ -79,6 +80,18 @@ def test_an_episode_holds_the_labels_of_its_ways(samples: Samples) -> None:
     expected = samples.labels[number[mask]][:, np.asarray(episode.classes)]
     np.testing.assert_array_equal(np.asarray(episode.support.y)[mask], expected)
     assert not np.asarray(episode.support.y)[~mask].any()
+
+
+def test_the_first_shots_are_shots_of_each_label(samples: Samples) -> None:
+    """Judged at fewer shots, an image that shows two ways is not lost to either."""
+    often = samples._replace(labels=np.random.default_rng(1).random((400, 8)) < 0.4)
+    pool = make_pool(often, NAMES, fit_scaling(often.images))
+    spec = EpisodeSpec(ways=3, shots=4, queries=2)
+    draw = jax.jit(jax.vmap(lambda key, k: first_shots(key, (pool, k), spec=spec), (0, None)))
+    for shots in (1, 2, 4):
+        support = draw(jax.random.split(jax.random.key(2), 300), shots).support
+        positives = np.where(np.asarray(support.mask)[..., None], np.asarray(support.y), 0).sum(1)
+        assert (positives >= shots).all()
 
 
 def test_an_image_stands_on_one_side(samples: Samples) -> None:
