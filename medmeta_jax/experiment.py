@@ -19,7 +19,7 @@ from medmeta_jax import config as configs, parallel, registry, weights
 from medmeta_jax.augment._ops import augmented
 from medmeta_jax.checkpoint import Checkpoints
 from medmeta_jax.config import ConfigError, TrainConfig
-from medmeta_jax.data.episodes import EpisodeSpec, bounds, pool_hash, sample
+from medmeta_jax.data.episodes import EpisodeSpec, bounds, check_pool, pool_hash, sample
 from medmeta_jax.data.splits import SIDES, Split
 from medmeta_jax.evaluation import FixedEpisodes, episode_keys
 from medmeta_jax.losses import (
@@ -116,22 +116,18 @@ def make_backbone(config: TrainConfig) -> Backbone:
 
 def make_objective(config: TrainConfig, split: Split, spec: EpisodeSpec) -> Objective | None:
     """The configured objective, None for the mean (ConfigError for one that cannot be)."""
+    if config.objective == "mean":
+        return None
+    if config.objective == "tr_maml" and (spec.within != "domain" or split.domains < 2):
+        raise ConfigError(
+            "objective: tr_maml weighs domains, and needs two or more that episodes are "
+            "drawn within (also, or data with domains and within 'domain')"
+        )
+    cautious = config.objective == "cvar"
     try:
-        if config.objective == "cvar":
-            return cvar(share=config.worst_share)
-        if config.objective == "tr_maml":
-            if spec.within != "domain" or split.domains < 2:
-                raise ConfigError(
-                    "objective: tr_maml weighs domains, and needs two or more that episodes are "
-                    "drawn within (also, or data with domains and within 'domain')"
-                )
-            return tr_maml(rate=config.domain_rate)
+        return cvar(share=config.worst_share) if cautious else tr_maml(rate=config.domain_rate)
     except ValueError as error:
-        if isinstance(error, ConfigError):
-            raise
-        field = "worst_share" if config.objective == "cvar" else "domain_rate"
-        raise ConfigError(f"{field}: {error}") from None
-    return None
+        raise ConfigError(f"{'worst_share' if cautious else 'domain_rate'}: {error}") from None
 
 
 def with_augmentation(config: TrainConfig, learner: MetaLearner) -> MetaLearner:
@@ -184,6 +180,7 @@ def build(config: TrainConfig) -> Experiment:
         of_training = dataclasses.replace(spec, rotate=config.rotate_classes)
     except ValueError as error:
         raise ConfigError(f"rotate_classes: {error}") from None
+    check_pool(split.pools["train"], of_training, split.classes["train"], "meta-train")
     learner = make_learner(
         config, backbone, outputs, len(split.class_names), several=several(split)
     )

@@ -14,6 +14,7 @@ import pytest
 from medmeta_jax import baselines, experiment as experiments, registry, running, runs, train
 from medmeta_jax.checkpoint import Checkpoints
 from medmeta_jax.config import TrainConfig
+from medmeta_jax.data.samples import DataError
 from medmeta_jax.evaluation import Predictions, sample_key
 from medmeta_jax.experiment import Experiment
 
@@ -196,3 +197,24 @@ def test_a_data_set_for_each_side_and_two_to_train_on(tmp_path: Path) -> None:
     assert set(np.ptp(classes // 3, axis=1)) == {0}
     with pytest.raises(experiments.ConfigError, match="two data sets are named 'a'"):
         experiments.build(dataclasses.replace(config, also=(paths["a"],)))
+
+
+def test_an_objective_that_cannot_be_is_refused(experiment: Experiment) -> None:
+    def build(**changes: object) -> None:
+        experiments.build(dataclasses.replace(experiment.config, **changes))
+
+    with pytest.raises(experiments.ConfigError, match="worst_share: share must be"):
+        build(objective="cvar", worst_share=0.0)
+    with pytest.raises(experiments.ConfigError, match="tr_maml weighs domains"):
+        build(objective="tr_maml")
+
+
+def test_classes_of_several_labels_are_not_rotated(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    path = str(tmp_path / "findings.npz")
+    np.savez(path, images=rng.integers(0, 256, (200, 8, 8), np.uint8),
+             labels=(rng.random((200, 6)) < 0.3).astype(np.uint8))  # fmt: skip
+    config = dataclasses.replace(CONFIG, data=path, ways=2)
+    assert experiments.several(experiments.build(config).split)
+    with pytest.raises(DataError, match="meta-train: images have several labels"):
+        experiments.build(dataclasses.replace(config, rotate_classes=True))
