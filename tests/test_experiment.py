@@ -11,12 +11,21 @@ import numpy as np
 import optax
 import pytest
 
-from medmeta_jax import baselines, experiment as experiments, registry, running, runs, train
+from medmeta_jax import (
+    baselines,
+    experiment as experiments,
+    registry,
+    running,
+    runs,
+    train,
+    uncertainty,
+)
 from medmeta_jax.checkpoint import Checkpoints
 from medmeta_jax.config import TrainConfig
 from medmeta_jax.data.samples import DataError
-from medmeta_jax.evaluation import Predictions, sample_key
+from medmeta_jax.evaluation import Predictions, evaluate, sample_key
 from medmeta_jax.experiment import Experiment
+from medmeta_jax.metrics import multi_label
 
 from .conftest import write_toy
 
@@ -209,12 +218,42 @@ def test_an_objective_that_cannot_be_is_refused(experiment: Experiment) -> None:
         build(objective="tr_maml")
 
 
-def test_classes_of_several_labels_are_not_rotated(tmp_path: Path) -> None:
+def findings(where: Path) -> TrainConfig:
+    """Six labels, each a bright patch of an 8-pixel image."""
     rng = np.random.default_rng(0)
-    path = str(tmp_path / "findings.npz")
-    np.savez(path, images=rng.integers(0, 256, (200, 8, 8), np.uint8),
-             labels=(rng.random((200, 6)) < 0.3).astype(np.uint8))  # fmt: skip
-    config = dataclasses.replace(CONFIG, data=path, ways=2)
-    assert experiments.several(experiments.build(config).split)
+    labels = rng.random((240, 6)) < 0.3
+    patches = np.kron(np.eye(6).reshape(6, 2, 3), np.ones((1, 4, 3)))[:, :, :8]
+    images = rng.integers(0, 60, (240, 8, 8)) + 120 * np.einsum("nl,lhw->nhw", labels, patches)
+    path = str(where / "findings.npz")
+    np.savez(path, images=images.clip(0, 255).astype(np.uint8), labels=labels.astype(np.uint8))
+    return dataclasses.replace(CONFIG, data=path, ways=2)
+
+
+def test_several_labels_from_end_to_end(tmp_path: Path) -> None:
+    """Trained, chosen by AUROC, and told at a threshold of meta-validation alone."""
+    made = experiments.build(findings(tmp_path))
+    assert experiments.several(made.split)
+    step = running.compile_step(made, made.training).step
+    params = running.fit_quietly(made, step, inner_steps=1).best_params
+    row = next(iter(running.judge(made, params)))
+    assert row.scores.headline == row.scores.estimate("auroc") != row.scores.estimate("accuracy")
+    validated = running.validation(made, made.learner, 1)(params)
+    assert validated == evaluate(made.learner, params, made.val, steps=1).estimate("auroc").mean
+    found = baselines.result(row, row, running.facts(made, running.task_of(made)))
+    assert found["auroc"]["mean"] == row.scores.estimate("auroc").mean
+    assert 0 <= found["pooled"]["brier"]["mean"] <= 1
+
+    told = row.scores.predictions
+    report = uncertainty.threshold_report(made, params, told)
+    count, seed = made.config.val_episodes, uncertainty.CALIBRATION_SEED
+    of_val = uncertainty.validation_tasks(made, params, seed, count)
+    p_val, p = (multi_label.sigmoid(some.logits) for some in (of_val, told))
+    assert report["threshold"] == multi_label.best_threshold(p_val, of_val.y, of_val.mask)
+    f1 = multi_label.label_scores(p, told.y, told.mask, report["threshold"])["f1"].mean()
+    assert report["meta_test"]["at_threshold"]["f1"]["mean"] == pytest.approx(f1)
+
+
+def test_classes_of_several_labels_are_not_rotated(tmp_path: Path) -> None:
+    config = findings(tmp_path)
     with pytest.raises(DataError, match="meta-train: images have several labels"):
         experiments.build(dataclasses.replace(config, rotate_classes=True))
