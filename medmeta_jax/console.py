@@ -106,6 +106,11 @@ def footnote(summary: dict[str, Any]) -> str:
             "The data names no groups (patients), or they were set aside: images of one "
             "patient may stand in both support and query, which flatters every row."
         )
+    if "quadratic_kappa" in summary.get("confusion", {}):
+        kappa = summary["confusion"]["quadratic_kappa"]
+        lines.append(
+            f"Grades: {row['learner']}'s quadratic kappa {kappa['mean']:.2f} ± {kappa['ci95']:.2f}."
+        )
     return "\n".join([*lines, *calibration_lines(summary)])
 
 

@@ -142,6 +142,13 @@ class Scores(NamedTuple):
         return over_blocks(pooled_scores, softmax(logits), y, mask, classes)
 
 
+def guesses(predictions: Predictions) -> np.ndarray:
+    """The way [E, n] each query image is taken for; a wrong one where a logit is not finite."""
+    finite = np.isfinite(predictions.logits).all(-1)
+    wrong = (predictions.y + 1) % predictions.logits.shape[-1]
+    return np.where(finite, predictions.logits.argmax(-1), wrong)
+
+
 def score_predictions(predictions: Predictions) -> Scores:
     """Accuracy, macro recall and macro F1 an episode, and the bootstrap over classes; AUROC too
     where images have several labels, of which each is told at a probability of a half.
@@ -151,8 +158,7 @@ def score_predictions(predictions: Predictions) -> Scores:
     ways = predictions.logits.shape[-1]
     if predictions.y.ndim == 3:
         return score_labels(predictions)
-    finite = np.isfinite(predictions.logits).all(-1)
-    guess = np.where(finite, predictions.logits.argmax(-1), (predictions.y + 1) % ways)
+    guess = guesses(predictions)
     table = confusion(guess, predictions.y, predictions.mask, ways)
     labels = np.take_along_axis(predictions.classes, predictions.y, axis=1)
     correct = (guess == predictions.y)[predictions.mask]

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from medmeta_jax import config as configs, experiment as experiments, registry
 from medmeta_jax.config import ConfigError, TrainConfig
-from medmeta_jax.data.episodes import bounds, check_pool, sample
+from medmeta_jax.data.episodes import EpisodeSpec, bounds, check_pool, sample
+from medmeta_jax.data.pool import Pool
 from medmeta_jax.evaluation import FixedEpisodes
 from medmeta_jax.experiment import Experiment
 from medmeta_jax.types import Array, Episode
@@ -100,25 +101,26 @@ def make_plan(config: TrainConfig, budget: Budget, shots: tuple[int, ...]) -> Pl
     return Plan(experiment, budget, shots)
 
 
-def first_shots(key: Array, pool_and_shots: Any, *, spec: Any) -> Episode:
-    """The episode of a key, with the first so many support images of each class."""
-    pool, shots = pool_and_shots
+def first_shots(key: Array, pool: Pool, *, spec: EpisodeSpec, shots: int) -> Episode:
+    """The episode of a key, with the first so many support images of each class alone."""
     episode = sample(key, pool, spec)
-    most = bounds(spec.shots)[1]
-    rank = jnp.arange(episode.support.mask.shape[0]) % most
-    mask = episode.support.mask & (rank < shots)
-    return episode._replace(support=episode.support._replace(mask=mask))
+    count, most = episode.support.mask.shape[0], bounds(spec.shots)[1]
+    kept = np.flatnonzero(np.arange(count) % most < shots)
+    return episode._replace(support=jax.tree.map(lambda leaf: leaf[kept], episode.support))
 
 
-@functools.lru_cache(maxsize=8)
-def shots_sampler(spec: Any) -> Callable[..., Episode]:
+@functools.lru_cache(maxsize=32)
+def shots_sampler(spec: EpisodeSpec, shots: int) -> Callable[..., Episode]:
     """`first_shots` of a spec; the same object for the same spec, for compiled programs."""
-    return functools.partial(first_shots, spec=spec)
+    return functools.partial(first_shots, spec=spec, shots=shots)
 
 
 def judged_at(plan: Plan, side: str, shots: int) -> FixedEpisodes:
-    """The fixed list of a side, at a number of shots; one program serves all of them."""
+    """The fixed list of a side, at a number of shots.
+
+    Each number has a program of its own: one for all would spend on one shot what it spends
+    on the most.
+    """
     episodes = plan.experiment.test if side == "test" else plan.experiment.val
     spec = dataclasses.replace(plan.experiment.spec, shots=plan.shots[-1])
-    pool = (episodes.pool, np.asarray(shots, np.int32))
-    return episodes._replace(sampler=shots_sampler(spec), pool=pool)
+    return episodes._replace(sampler=shots_sampler(spec, shots))

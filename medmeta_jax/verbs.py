@@ -272,6 +272,7 @@ def evaluate_run(
     summary = {
         "results": found,
         "calibration": honest,
+        "confusion": running.by_class(experiment, predictions),
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "device": jax.devices()[0].device_kind,
         "versions": runs.versions(),

@@ -84,6 +84,9 @@ def test_train_then_eval(medmeta, archive: Path, tmp_path: Path) -> None:
         gap = other["accuracy"]["mean"] - first["accuracy"]["mean"]
         assert other["minus_maml"]["mean"] == pytest.approx(gap)
     assert 0.2 < first["pooled"]["auroc"]["mean"] <= 1
+    taken = np.asarray(summary["confusion"]["counts"])
+    assert taken.sum() + summary["confusion"]["absent"] == 6 * 3 * 2
+    assert taken.trace() / (6 * 3 * 2) == pytest.approx(first["accuracy"]["mean"])
     honest = summary["calibration"]
     assert honest["temperature"] > 0
     assert honest["tasks"] == [2, 2]  # too few to promise anything: the set is every way

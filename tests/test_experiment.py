@@ -257,3 +257,20 @@ def test_classes_of_several_labels_are_not_rotated(tmp_path: Path) -> None:
     config = findings(tmp_path)
     with pytest.raises(DataError, match="meta-train: images have several labels"):
         experiments.build(dataclasses.replace(config, rotate_classes=True))
+
+
+def test_grades_have_a_kappa_and_classes_a_confusion(experiment: Experiment) -> None:
+    """The pool's numbers of the classes are told from their places on the meta-test side."""
+    labels = np.asarray(experiment.split.pools["test"].labels)
+    classes = np.tile(labels[[1, 0]], (3, 1))
+    found = running.by_class(experiment, RIGHT._replace(classes=classes))
+    expected = np.zeros((len(labels),) * 2, int)
+    expected[0, 0] = expected[1, 1] = 3
+    np.testing.assert_array_equal(found["counts"], expected)
+    assert found["classes"] == list(experiment.split.classes["test"])
+    assert found["absent"] == 0
+    assert "quadratic_kappa" not in found
+    graded = experiment._replace(config=dataclasses.replace(experiment.config, ordered=True))
+    wrong = RIGHT._replace(classes=classes, y=RIGHT.y[:, ::-1])
+    for predictions, kappa in ((RIGHT._replace(classes=classes), 1.0), (wrong, -1.0)):
+        assert running.by_class(graded, predictions)["quadratic_kappa"]["mean"] == kappa

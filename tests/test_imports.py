@@ -49,7 +49,7 @@ ALLOWED = {
     },
     "running": {
         "types", "config", "data", "losses", "train", "evaluation", "baselines", "checkpoint",
-        "runs", "parallel", "processes", "weights", "experiment",
+        "runs", "parallel", "processes", "weights", "experiment", "metrics",
     },
     "uncertainty": {"types", "evaluation", "experiment", "metrics", "parallel"},
     "verbs": {

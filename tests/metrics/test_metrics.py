@@ -5,9 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.stats import t
-from sklearn.metrics import accuracy_score, f1_score, recall_score
+from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score, recall_score
 
-from medmeta_jax.metrics.classification import confusion, episode_scores
+from medmeta_jax.metrics.classification import (
+    confusion,
+    episode_scores,
+    pool_confusion,
+    quadratic_kappa,
+)
 from medmeta_jax.metrics.intervals import over_classes, over_episodes, paired_difference
 
 
@@ -30,6 +35,31 @@ def test_scores_equal_scikit_learn() -> None:
 def test_a_class_that_is_absent_does_not_count() -> None:
     table = confusion(np.array([[0, 0]]), np.array([[0, 0]]), np.ones((1, 2), bool), 3)
     assert episode_scores(table) == {"accuracy": [1.0], "recall": [1.0], "f1": [1.0]}
+
+
+def test_confusion_over_the_pools_classes_and_kappa() -> None:
+    """Two episodes of three ways of four classes, a way absent in one; scikit-learn's kappa."""
+    classes = np.array([[3, 0, 1], [0, 3, -1]])
+    y = np.array([[0, 1, 2, 2], [0, 1, 1, 0]])
+    guess = np.array([[0, 1, 0, 2], [1, 1, 2, 0]])
+    mask = np.ones((2, 4), bool)
+    mask[1, 3] = False
+    found = pool_confusion(confusion(guess, y, mask, 3), classes, 4)
+    expected = np.zeros((4, 4), int)
+    for true, taken in [
+        (3, 3),
+        (0, 0),
+        (1, 3),
+        (1, 1),
+        (0, 3),
+        (3, 3),
+    ]:
+        expected[true, taken] += 1
+    np.testing.assert_array_equal(found, expected)
+    true, taken = np.repeat(np.argwhere(expected), expected[expected > 0], axis=0).T
+    kappa = cohen_kappa_score(true, taken, labels=range(4), weights="quadratic")
+    assert quadratic_kappa(found) == pytest.approx(kappa)
+    assert np.isnan(quadratic_kappa(np.diag([0, 3])))
 
 
 def test_an_empty_episode_is_refused() -> None:
