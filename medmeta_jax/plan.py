@@ -18,7 +18,9 @@ from medmeta_jax.evaluation import FixedEpisodes
 from medmeta_jax.experiment import Experiment
 from medmeta_jax.types import Array, Episode
 
-SCRATCH = "scratch"
+# Rows that no algorithm's file stands for: the untrained network fine-tuned on the support set,
+# and the nearest class mean of the pixels themselves.
+SCRATCH, RAW_CENTROID = "scratch", "raw_centroid"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Budget:
 
 BUDGETS = {
     "small": Budget(8, 40, 4, 1, False, 50, 100),
-    "medium": Budget(32, 400, 4, 3, False, 100, 600),
+    "medium": Budget(16, 400, 4, 3, True, 50, 200),
     "full": Budget(64, 2000, 4, 3, True, 200, 600),
 }
 
@@ -54,12 +56,12 @@ class Plan(NamedTuple):
 
 
 def methods() -> tuple[str, ...]:
-    """All rows there are: every algorithm, and the untrained network fine-tuned.
+    """All rows there are: every algorithm, and the two that train on nothing.
 
     >>> len(methods()) >= 20
     True
     """
-    return (*registry.names("algorithms"), SCRATCH)
+    return (*registry.names("algorithms"), SCRATCH, RAW_CENTROID)
 
 
 def chosen_methods(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -17,11 +17,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from medmeta_jax import baselines, config as configs, experiment as experiments, running
+from medmeta_jax import (
+    baselines,
+    config as configs,
+    experiment as experiments,
+    registry,
+    running,
+)
 from medmeta_jax.config import TrainConfig
 from medmeta_jax.evaluation import Family, Scores, evaluate
 from medmeta_jax.experiment import Experiment
-from medmeta_jax.plan import SCRATCH, Plan, judged_at
+from medmeta_jax.plan import RAW_CENTROID, SCRATCH, Plan, judged_at
 from medmeta_jax.types import Backbone, MetaLearner, Params
 
 # Rows that put one and the same pre-trained classifier to use.
@@ -41,7 +47,9 @@ SEARCH_SHARE = 4  # a try trains for this part of the budget
 
 def for_method(plan: Plan, method: str, **hyper: Any) -> Experiment:
     """The shared experiment with a method's learner, and settings over the defaults."""
-    algorithm = "finetune" if method == SCRATCH else method
+    algorithm = {SCRATCH: "finetune", RAW_CENTROID: "protonet"}.get(method, method)
+    pixels = method == RAW_CENTROID
+    backbone = registry.factory("backbones", "pixels")() if pixels else plan.experiment.backbone
     steps = plan.budget.meta_steps
     # Phases that are counted in meta-steps are parts of the budget.
     phases = {"multi_step": steps // 3, "pretrain_steps": steps // 2}
@@ -51,13 +59,15 @@ def for_method(plan: Plan, method: str, **hyper: Any) -> Experiment:
     config = configs.check(config)
     learner = experiments.make_learner(
         config,
-        plan.experiment.backbone,
+        backbone,
         plan.experiment.outputs,
         len(plan.experiment.split.class_names),
         several=experiments.several(plan.experiment.split),
     )
     training = experiments.with_augmentation(config, learner)
-    return plan.experiment._replace(config=config, learner=learner, training=training)
+    return plan.experiment._replace(
+        config=config, backbone=backbone, learner=learner, training=training
+    )
 
 
 class Trained(NamedTuple):
@@ -89,7 +99,7 @@ class Trainer:
 
     def train(self, method: str, seed: int) -> Trained:
         """A method from a seed, with its settings chosen where the budget searches."""
-        if method == SCRATCH:
+        if method in (SCRATCH, RAW_CENTROID):
             made = self.made(method, seed)
             params = running.initial_progress(made, made.learner).state.params
             return Trained(made, params, float("nan"), {})

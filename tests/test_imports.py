@@ -58,7 +58,8 @@ ALLOWED = {
     },
     "plan": {"types", "registry", "config", "data", "evaluation", "experiment"},
     "protocol": {
-        "types", "config", "data", "evaluation", "baselines", "experiment", "running", "plan",
+        "types", "registry", "config", "data", "evaluation", "baselines", "experiment", "running",
+        "plan",
     },
     "standings": {"metrics", "console"},
     "bench": {

@@ -34,7 +34,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
 
 def test_every_algorithm_is_a_method_and_maml_the_reference() -> None:
     everything = plans.chosen_methods(("all",))
-    assert len(everything) == len(plans.methods()) == 20
+    assert len(everything) == len(plans.methods()) == 21
     assert everything[0] == "maml"
     assert plans.chosen_methods(("anil", "protonet")) == ("anil", "protonet")
     with pytest.raises(ConfigError, match="methods: no 'protnet'; did you mean protonet"):
