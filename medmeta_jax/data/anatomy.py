@@ -20,6 +20,7 @@ package.
 from __future__ import annotations
 
 import csv
+import functools
 import importlib.util
 import os
 import re
@@ -29,7 +30,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from medmeta_jax.data.samples import DAMAGED, DataError, Samples, resize_images
+from medmeta_jax.data.records import Catalogue, Record, Unit
+from medmeta_jax.data.samples import DAMAGED, DataError
 
 VERSION = "v1"
 PATCH_MM = 48
@@ -57,27 +59,30 @@ def recognises(source: str) -> bool:
     return source == "anatomy"
 
 
-def load(source: str = "anatomy", *, image_size: int = 28) -> Samples:
+def catalogue(source: str = "anatomy") -> Catalogue:
     """The built-in data set, built once into the cache folder (a few seconds)."""
     del source
     cached = cache_folder() / f"anatomy-{VERSION}.npz"
     if not cached.exists():
         write_cache(cached)
+    return Catalogue(
+        [Unit(cached.name, functools.partial(read, cached))],
+        about="anatomy: AAL regions of the ICBM 2009a/c T1 averages (healthy, no disease)",
+        split=read_split(),
+    )
+
+
+def read(cached: Path) -> list[Record]:
+    """The patches as they were built."""
     try:
         with np.load(cached, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in ("images", "regions", "groups", "domains")}
+            arrays = [archive[name] for name in ("images", "regions", "groups", "domains")]
     except DAMAGED as error:
         raise DataError(f"{cached}: damaged ({error}); remove it to build it again") from None
-    names, labels = np.unique(arrays["regions"], return_inverse=True)
-    return Samples(
-        images=resize_images(arrays["images"][..., None], image_size),
-        labels=labels.astype(np.int32),
-        class_names=tuple(map(str, names)),
-        groups=arrays["groups"],
-        domains=arrays["domains"],
-        split=read_split(),
-        about="anatomy: AAL regions of the ICBM 2009a/c T1 averages (healthy, no disease)",
-    )
+    return [
+        Record(image[..., None], str(region), str(i), str(group), domain=str(domain), modality="t1")
+        for i, (image, region, group, domain) in enumerate(zip(*arrays, strict=True))
+    ]
 
 
 def example(where: Path) -> str:

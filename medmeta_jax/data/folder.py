@@ -7,11 +7,14 @@ belong together (patient, smear); `path` is relative to PATH, or to the class fo
 from __future__ import annotations
 
 import csv
+import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from medmeta_jax.data.samples import DataError, Samples, read_image, to_channels
+from medmeta_jax.data.records import Catalogue, Record, Unit
+from medmeta_jax.data.samples import DataError, read_image
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp"}
 SIDES = {
@@ -26,22 +29,21 @@ def recognises(source: str) -> bool:
     return Path(source).is_dir()
 
 
-def load(source: str, *, image_size: int) -> Samples:
-    """Read every image of every class folder. Raises DataError naming what is wrong."""
+def catalogue(source: str) -> Catalogue:
+    """The images of every class folder, a unit each. Raises DataError naming what is wrong."""
     root = Path(source)
     files, labels, sides = list_files(root)
-    class_names = tuple(sorted(set(labels)))
-    images = [read_image(path, image_size=image_size) for path in files]
-    channels = max(image.shape[-1] for image in images)
-    groups = read_groups(root, files, labels)
-    return Samples(
-        images=np.stack([to_channels(image[None], channels)[0] for image in images]),
-        labels=np.asarray([class_names.index(label) for label in labels], np.int32),
-        class_names=class_names,
-        groups=groups,
-        sides=np.asarray(sides) if any(sides) else None,
-        about=f"class folders of {root.name}",
-    )
+    groups: Sequence[str | None] = read_groups(root, files, labels) or [None] * len(files)
+    units = [
+        Unit(path.relative_to(root).as_posix(), functools.partial(read, path, label, side, group))
+        for path, label, side, group in zip(files, labels, sides, groups, strict=True)
+    ]
+    return Catalogue(units, about=f"class folders of {root.name}")
+
+
+def read(path: Path, label: str, side: str, group: str | None) -> list[Record]:
+    """One image file."""
+    return [Record(read_image(path), label, group=group, side=side)]
 
 
 def example(where: Path) -> str:
@@ -95,7 +97,7 @@ def list_files(root: Path) -> tuple[list[Path], list[str], list[str]]:
     return files, labels, sides
 
 
-def read_groups(root: Path, files: list[Path], labels: list[str]) -> np.ndarray | None:
+def read_groups(root: Path, files: list[Path], labels: list[str]) -> list[str] | None:
     """The group of each file from `groups.csv`, or None where there is no such file."""
     table = root / "groups.csv"
     if not table.exists():
@@ -123,4 +125,4 @@ def read_groups(root: Path, files: list[Path], labels: list[str]) -> np.ndarray 
         if len(found) > 1:
             raise DataError(f"{table}: names several groups for {inside}: {sorted(found)}")
         groups.append(found.pop())
-    return np.asarray(groups)
+    return groups

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from medmeta_jax.data.samples import DAMAGED, DataError, Samples, resize_images
+from medmeta_jax.data.records import Catalogue, Record, Unit
+from medmeta_jax.data.samples import DAMAGED, DataError
 
 MEDMNIST_SIDES = {"train": "train", "val": "train", "test": "test"}
 
@@ -21,11 +22,11 @@ def recognises(source: str) -> bool:
     return source.endswith(".npz")
 
 
-def load(source: str, *, image_size: int) -> Samples:
-    """Read the archive. Raises DataError naming the file and the field."""
+def catalogue(source: str) -> Catalogue:
+    """The archive as one unit. Raises DataError naming the file and the field."""
     path = Path(source)
     arrays = read_arrays(path)
-    sides = None
+    sides = [""]
     if "train_images" in arrays:
         parts = [side for side in MEDMNIST_SIDES if f"{side}_images" in arrays]
         lacking = [side for side in parts if f"{side}_labels" not in arrays]
@@ -33,9 +34,7 @@ def load(source: str, *, image_size: int) -> Samples:
             raise DataError(f"{path}: has {lacking[0]}_images but no {lacking[0]}_labels")
         images = np.concatenate([arrays[f"{side}_images"] for side in parts])
         labels = np.concatenate([arrays[f"{side}_labels"] for side in parts])
-        sides = np.concatenate(
-            [np.full(len(arrays[f"{side}_images"]), MEDMNIST_SIDES[side]) for side in parts]
-        )
+        sides = [MEDMNIST_SIDES[side] for side in parts for _ in arrays[f"{side}_images"]]
     elif {"images", "labels"} <= arrays.keys():
         images, labels = arrays["images"], arrays["labels"]
     else:
@@ -44,20 +43,33 @@ def load(source: str, *, image_size: int) -> Samples:
             f"has {sorted(arrays)}"
         )
     images, labels = check_arrays(path, images, labels)
-    if labels.ndim == 2:
-        known, labels = np.arange(labels.shape[1]), labels > 0
-    else:
-        known, labels = np.unique(labels, return_inverse=True)
-        labels = labels.astype(np.int32)
-    return Samples(
-        images=resize_images(images, image_size),
-        labels=labels,
-        class_names=names_of(path, arrays.get("class_names"), known),
-        groups=column(path, arrays, "groups", len(images)),
-        sides=sides,
-        domains=column(path, arrays, "domains", len(images)),
-        about=f"images of {path.name}",
-    )
+    known = np.arange(labels.shape[1]) if labels.ndim == 2 else np.unique(labels)
+    names = names_of(path, arrays.get("class_names"), known)
+    groups = column(path, arrays, "groups", len(images))
+    domains = column(path, arrays, "domains", len(images))
+
+    def read() -> list[Record]:
+        of_label = dict(zip(known.tolist(), names, strict=True))
+        return [
+            Record(
+                image=image,
+                label=labels_of(label, of_label),
+                name=str(place),
+                group=None if groups is None else str(groups[place]),
+                side=sides[place % len(sides)],
+                domain=None if domains is None else str(domains[place]),
+            )
+            for place, (image, label) in enumerate(zip(images, labels, strict=True))
+        ]
+
+    return Catalogue([Unit(path.name, read)], f"images of {path.name}", class_names=names)
+
+
+def labels_of(label: np.ndarray, names: dict[int, str]) -> str | tuple[str, ...]:
+    """The name of a label, or the names of those that are set."""
+    if label.ndim == 0:
+        return names[int(label)]
+    return tuple(names[place] for place in np.flatnonzero(label).tolist())
 
 
 def example(where: Path) -> str:

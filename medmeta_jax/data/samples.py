@@ -21,6 +21,13 @@ DAMAGED = (
 )  # fmt: skip
 
 
+class Skipped(NamedTuple):
+    """A file that could not be read and was left out, and why."""
+
+    name: str
+    reason: str
+
+
 class Samples(NamedTuple):
     """A labelled data set on the host.
 
@@ -34,6 +41,7 @@ class Samples(NamedTuple):
     domains: [N] str, or None: where an image comes from.
     split: class names by side, where the data set fixes it: {"train", "val", "test"}.
     about: one line that says what the data is, for tables and reports.
+    skipped: the files that were left out.
     """
 
     images: np.ndarray
@@ -44,18 +52,17 @@ class Samples(NamedTuple):
     domains: np.ndarray | None = None
     split: dict[str, tuple[str, ...]] | None = None
     about: str = ""
+    skipped: tuple[Skipped, ...] = ()
 
 
-def read_image(path: Path, *, image_size: int, channels: int | None = None) -> np.ndarray:
-    """One image file as [image_size, image_size, C] uint8.
+def read_image(path: Path) -> np.ndarray:
+    """One image file as [H, W, C] uint8, of its own size; C is 1 for grey files, 3 for colour.
 
-    The longer side is scaled to `image_size` and the shorter one padded with black, so
-    that shapes keep their proportions. 16-bit images are scaled to 8 bits by their own
-    range. C is `channels`, or 1 for grey files and 3 for colour.
+    16-bit images are scaled to 8 bits by their own range.
 
     Raises DataError, naming the file, where it is not a readable image.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     try:
         with Image.open(path) as opened:
@@ -72,26 +79,21 @@ def read_image(path: Path, *, image_size: int, channels: int | None = None) -> n
             raise DataError(f"{path}: holds values that are not finite; repair or remove it")
         span = max(float(np.ptp(values)), 1e-12)
         image = Image.fromarray(((values - values.min()) / span * 255).astype(np.uint8))
-    wanted = channels if channels is not None else (1 if grey else 3)
-    image = image.convert("L" if wanted == 1 else "RGB")
-    image = ImageOps.pad(image, (image_size, image_size), Image.Resampling.BILINEAR)
-    array = np.asarray(image, np.uint8)
-    return array[..., None] if wanted == 1 else array
+    array = np.asarray(image.convert("L" if grey else "RGB"), np.uint8)
+    return array[..., None] if grey else array
 
 
-def resize_images(images: np.ndarray, image_size: int) -> np.ndarray:
-    """[N, H, W, C] uint8 -> [N, image_size, image_size, C] uint8, keeping proportions."""
+def fit_image(image: np.ndarray, image_size: int) -> np.ndarray:
+    """[H, W, C] uint8 -> [image_size, image_size, C] uint8: the longer side is scaled to
+    `image_size` and the shorter one padded with black, so that shapes keep their proportions.
+    """
     from PIL import Image, ImageOps
 
-    if images.shape[1:3] == (image_size, image_size):
-        return images
-
-    def one(image: np.ndarray) -> np.ndarray:
-        flat = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-        padded = ImageOps.pad(flat, (image_size, image_size), Image.Resampling.BILINEAR)
-        return np.asarray(padded, np.uint8).reshape(image_size, image_size, -1)
-
-    return np.stack([one(image) for image in images])
+    if image.shape[:2] == (image_size, image_size):
+        return image
+    flat = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    padded = ImageOps.pad(flat, (image_size, image_size), Image.Resampling.BILINEAR)
+    return np.asarray(padded, np.uint8).reshape(image_size, image_size, -1)
 
 
 def to_channels(images: np.ndarray, channels: int) -> np.ndarray:
@@ -151,6 +153,7 @@ def join(parts: Mapping[str, Samples]) -> Samples:
         sides=column(sides) if any(p.sides is not None for p in parts.values()) else None,
         domains=column(lambda name, part: [name] * len(part.labels)),
         about=" + ".join(part.about for part in parts.values()),
+        skipped=tuple(one for part in parts.values() for one in part.skipped),
     )
 
 

@@ -1,34 +1,56 @@
 """Where data comes from: the source file that recognises a name or path reads it.
 
-A source is a module of this folder with `recognises(source) -> bool`, `load(source, *,
-image_size) -> Samples`, and `example(where) -> source`, which writes a small data set in
-its format. Adding one is adding its file.
+A source is a module of this folder with `recognises(source) -> bool`, `catalogue(source) ->
+Catalogue` and `example(where) -> source`, which writes a small data set in its format. Adding one
+is adding its file. Class folders are what a folder is that no other source recognises.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from medmeta_jax import registry
+from medmeta_jax.data import reading
+from medmeta_jax.data.reading import OnError
+from medmeta_jax.data.records import Catalogue
 from medmeta_jax.data.samples import DataError, Samples
+
+LAST = "folder"
 
 
 def sources() -> dict[str, ModuleType]:
-    """Every source by its name."""
+    """Every source by its name, the one of any folder last."""
     found = {name: registry.module("data", name) for name in registry.names("data")}
-    return {name: made for name, made in found.items() if hasattr(made, "recognises")}
+    made = {name: module for name, module in found.items() if hasattr(module, "recognises")}
+    return {**{name: module for name, module in made.items() if name != LAST}, LAST: made[LAST]}
 
 
-def load(source: str, *, image_size: int) -> Samples:
-    """Read a data set by name or path. Raises DataError naming the path and the remedy."""
-    for made in sources().values():
+def find(source: str) -> str:
+    """The name of the source that reads a data set. Raises DataError naming the path."""
+    for name, made in sources().items():
         if made.recognises(source):
-            try:
-                samples: Samples = made.load(source, image_size=image_size)
-            except OSError as error:
-                raise DataError(f"{source}: cannot be read ({error})") from None
-            return samples
+            return name
     if not Path(source).exists():
         raise DataError(f"{source}: no such file or folder, and no built-in data set of that name")
     raise DataError(f"{source}: not a folder of class folders and not an .npz file")
+
+
+def catalogue(source: str, **options: Any) -> Catalogue:
+    """The units of a data set by name or path. Raises DataError naming the path and the remedy.
+
+    Args:
+      options: keyword arguments of the source's own `catalogue`.
+    """
+    made = sources()[find(source)]
+    try:
+        found: Catalogue = made.catalogue(source, **options)
+    except OSError as error:
+        raise DataError(f"{source}: cannot be read ({error})") from None
+    return found
+
+
+def load(source: str, *, image_size: int, on_error: OnError = "fail") -> Samples:
+    """Read a data set by name or path. Raises DataError naming the path and the remedy."""
+    return reading.load_samples(catalogue(source), image_size=image_size, on_error=on_error)

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medmeta_jax.data import anatomy
+from medmeta_jax.data import anatomy, sources
 from medmeta_jax.data.samples import DataError, Samples
 
 
 @pytest.fixture(scope="module")
 def samples(data_cache: Path) -> Samples:
-    return anatomy.load("anatomy", image_size=28)
+    return sources.load("anatomy", image_size=28)
 
 
 def test_what_it_holds(samples: Samples) -> None:
@@ -92,7 +92,7 @@ def test_a_damaged_cache_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("MEDMETA_DATA", str(tmp_path))
     (tmp_path / f"anatomy-{anatomy.VERSION}.npz").write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(DataError, match=r"anatomy-v1\.npz: damaged .*remove it to build it again"):
-        anatomy.load("anatomy", image_size=28)
+        sources.load("anatomy", image_size=28)
 
 
 def test_a_missing_carrier_is_named() -> None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medmeta_jax.data import npz
+from medmeta_jax.data import sources
 from medmeta_jax.data.episodes import EpisodeSpec, check_pool, sample, sample_indices
 from medmeta_jax.data.pool import fit_scaling, make_pool
 from medmeta_jax.data.samples import DataError, Samples, join
@@ -87,9 +87,10 @@ def test_the_first_shots_are_shots_of_each_label(samples: Samples) -> None:
     often = samples._replace(labels=np.random.default_rng(1).random((400, 8)) < 0.4)
     pool = make_pool(often, NAMES, fit_scaling(often.images))
     spec = EpisodeSpec(ways=3, shots=4, queries=2)
-    draw = jax.jit(jax.vmap(lambda key, k: first_shots(key, (pool, k), spec=spec), (0, None)))
+    keys = jax.random.split(jax.random.key(2), 300)
     for shots in (1, 2, 4):
-        support = draw(jax.random.split(jax.random.key(2), 300), shots).support
+        first = functools.partial(first_shots, pool=pool, spec=spec, shots=shots)
+        support = jax.jit(jax.vmap(first))(keys).support
         positives = np.where(np.asarray(support.mask)[..., None], np.asarray(support.y), 0).sum(1)
         assert (positives >= shots).all()
 
@@ -127,12 +128,12 @@ def test_an_archive_of_several_labels(tmp_path: Path) -> None:
     labels = np.eye(5, 3, dtype=np.int64)
     path = str(tmp_path / "m.npz")
     np.savez(path, images=images, labels=labels, class_names=np.asarray(["x", "y", "z"]))
-    found = npz.load(path, image_size=6)
+    found = sources.load(str(path), image_size=6)
     np.testing.assert_array_equal(found.labels, labels > 0)
     assert found.class_names == ("x", "y", "z")
     np.savez(path, images=images, labels=labels * 2)
     with pytest.raises(DataError, match="must be 0 or 1"):
-        npz.load(path, image_size=6)
+        sources.load(str(path), image_size=6)
 
 
 def test_labels_are_gathered_for_padding_too(samples: Samples) -> None:

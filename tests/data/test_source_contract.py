@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from medmeta_jax.data.episodes import EpisodeSpec, check_pool, sample_indices
+from medmeta_jax.data.records import checked
 from medmeta_jax.data.samples import DataError, Samples
-from medmeta_jax.data.sources import load, sources
+from medmeta_jax.data.sources import LAST, catalogue, find, load, sources
 from medmeta_jax.data.splits import SIDES, make_split
 
 SOURCES = sources()
@@ -35,7 +36,21 @@ def samples(example: str) -> Samples:
 
 
 def test_one_source_recognises_it(name: str, example: str) -> None:
-    assert [other for other, made in SOURCES.items() if made.recognises(example)] == [name]
+    """Apart from the source of any folder, which comes last."""
+    found = [other for other, made in SOURCES.items() if made.recognises(example)]
+    assert found in ([name], [name, LAST])
+    assert find(example) == name
+
+
+def test_units_are_named_and_read_again_the_same(example: str) -> None:
+    units = catalogue(example).units
+    assert len({unit.name for unit in units}) == len(units)
+    assert not any(Path(unit.name).is_absolute() for unit in units)
+    for unit in (units[0], units[-1]):
+        once, again = (checked(unit, unit.read()) for _ in range(2))
+        assert len({record.name for record in once}) == len(once) > 0
+        for a, b in zip(once, again, strict=True):
+            np.testing.assert_equal(a._asdict(), b._asdict())
 
 
 def test_shapes_and_dtypes(samples: Samples) -> None:

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from PIL import Image
 
 from medmeta_jax.data import folder, sources
-from medmeta_jax.data.samples import DataError, read_image, to_channels
+from medmeta_jax.data.samples import DataError, fit_image, read_image, to_channels
 
 REAL = Path(os.environ.get("MEDMETA_TEST_DATA") or "../shared/data")
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason=f"no real data at {REAL}")
@@ -41,7 +41,7 @@ def test_class_folders(tmp_path: Path) -> None:
 
 def test_proportions_are_kept(tmp_path: Path) -> None:
     Image.fromarray(np.full((10, 20), 200, np.uint8)).save(tmp_path / "wide.png")
-    image = read_image(tmp_path / "wide.png", image_size=20)[..., 0]
+    image = fit_image(read_image(tmp_path / "wide.png"), 20)[..., 0]
     assert (image[6:14] == 200).all()
     assert (image[:4] == 0).all()
 
@@ -77,7 +77,7 @@ def test_grey_and_colour_together(tmp_path: Path) -> None:
 def test_sixteen_bits_are_scaled_by_their_own_range(tmp_path: Path) -> None:
     pixels = np.linspace(1000, 3000, 64).reshape(8, 8).astype(np.uint16)
     Image.fromarray(pixels).save(tmp_path / "x.png")
-    image = read_image(tmp_path / "x.png", image_size=8)
+    image = read_image(tmp_path / "x.png")
     assert (image.min(), image.max()) == (0, 255)
 
 
@@ -134,7 +134,7 @@ def test_missing_and_strange_paths(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"x\.txt: not a folder of class folders and not"):
         sources.load(str(tmp_path / "x.txt"), image_size=8)
     with pytest.raises(DataError, match="no class folders"):
-        folder.load(str(tmp_path), image_size=8)
+        folder.catalogue(str(tmp_path))
 
 
 GOOD = {
@@ -207,7 +207,7 @@ def test_damaged_bytes_never_crash(tmp_path: Path, cut: int, flips) -> None:
     with contextlib.suppress(DataError):
         sources.load(str(tmp_path / "x.npz"), image_size=6)
     with contextlib.suppress(DataError):
-        read_image(tmp_path / "x.png", image_size=6)
+        read_image(tmp_path / "x.png")
 
 
 @needs_real

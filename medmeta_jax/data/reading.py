@@ -1,0 +1,151 @@
+"""Going through a catalogue: units read in parallel, in order, in bounded memory; what cannot be
+read is refused or left out and named.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from medmeta_jax.data.records import Catalogue, Record, Unit, checked
+from medmeta_jax.data.samples import DataError, Samples, Skipped, fit_image, to_channels
+
+OnError = Literal["fail", "skip"]
+SKIP_AT_MOST = 0.05  # of the units: beyond, the data set is wrong and not a file
+
+
+class Read(NamedTuple):
+    """What became of a unit: its records as `of_record` made them, or why it has none."""
+
+    unit: Unit
+    records: list[Any]
+    problem: str = ""
+
+
+def read_unit(unit: Unit, of_record: Callable[[Record], Any]) -> Read:
+    """Read one unit; whatever its libraries raise becomes the unit's problem."""
+    try:
+        return Read(unit, [of_record(record) for record in checked(unit, unit.read())])
+    except DataError as error:
+        return Read(unit, [], str(error))
+    except Exception as error:  # decoders of untrusted files raise whatever they like
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        return Read(unit, [], f"{unit.name}: cannot be read ({reason}); repair or remove it")
+
+
+def read_units(
+    catalogue: Catalogue,
+    of_record: Callable[[Record], Any] = lambda record: record,
+    *,
+    on_error: OnError = "fail",
+    skip_at_most: float = SKIP_AT_MOST,
+    workers: int | None = None,
+) -> Iterator[Read]:
+    """Read all units on threads (decoders let go of Python's lock), a few ahead of the caller.
+
+    Args:
+      of_record: what is kept of a record, such as its image made small; runs on the threads.
+      on_error: what a unit that cannot be read does: "fail" raises its DataError, "skip" gives
+        it with its problem.
+      skip_at_most: raise DataError once more than this share of the units was skipped; the
+        first few units of a set are let pass until the share means something.
+
+    Yields the units in the catalogue's order, whatever the number of workers.
+    """
+    units, workers = catalogue.units, workers or min(8, os.cpu_count() or 1)
+    allowed = max(1, int(skip_at_most * len(units))) if skip_at_most > 0 else 0
+    problems: list[str] = []
+    waiting: deque[Future[Read]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for place in range(len(units) + 2 * workers):
+                if place < len(units):
+                    waiting.append(pool.submit(read_unit, units[place], of_record))
+                if not waiting or (place < len(units) and len(waiting) <= 2 * workers):
+                    continue
+                read = waiting.popleft().result()
+                if read.problem and on_error == "fail":
+                    raise DataError(read.problem)
+                problems += [read.problem] if read.problem else []
+                if len(problems) > allowed:
+                    raise DataError(
+                        f"{catalogue.about}: {len(problems)} of {len(units)} files cannot be read, "
+                        f"more than {skip_at_most:.0%}; the first: {problems[0]}"
+                    )
+                yield read
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def load_samples(catalogue: Catalogue, *, image_size: int, on_error: OnError = "fail") -> Samples:
+    """A catalogue's images in memory, each scaled to `image_size` with its proportions kept.
+
+    Grey images become colour where any is. Raises DataError naming the file and the remedy.
+    """
+
+    def small(record: Record) -> Record:
+        return record._replace(image=fit_image(record.image, image_size), mask=None)
+
+    records: list[Record] = []
+    skipped: list[Skipped] = []
+    for read in read_units(catalogue, small, on_error=on_error):
+        records += read.records
+        skipped += [Skipped(read.unit.name, read.problem)] if read.problem else []
+    if not records:
+        raise DataError(f"{catalogue.about}: holds no images")
+    channels = max(record.image.shape[-1] for record in records)
+    names, labels = class_labels(records, catalogue)
+
+    def column(values: list[str | None]) -> np.ndarray | None:
+        return np.asarray([value or "" for value in values]) if any(values) else None
+
+    return Samples(
+        images=np.stack([to_channels(record.image[None], channels)[0] for record in records]),
+        labels=labels,
+        class_names=names,
+        groups=groups_of(records, catalogue),
+        sides=column([record.side for record in records]),
+        domains=column([record.domain for record in records]),
+        split=catalogue.split,
+        about=catalogue.about,
+        skipped=tuple(skipped),
+    )
+
+
+def class_labels(records: list[Record], catalogue: Catalogue) -> tuple[tuple[str, ...], np.ndarray]:
+    """The class names, and the labels as `Samples` holds them (DataError)."""
+    several = [isinstance(record.label, tuple) for record in records]
+    if any(several) and not all(several):
+        raise DataError(f"{catalogue.about}: some images have one class and some a list of labels")
+    each = [r.label if isinstance(r.label, tuple) else (r.label,) for r in records]
+    found = {label for labels in each for label in labels}
+    names = catalogue.class_names or tuple(sorted(found))
+    if found - set(names):
+        raise DataError(
+            f"{catalogue.about}: labels that it does not name: {sorted(found - set(names))}"
+        )
+    place = {name: i for i, name in enumerate(names)}
+    if not any(several):
+        return names, np.asarray([place[label] for (label,) in each], np.int32)
+    shown = np.zeros((len(each), len(names)), bool)
+    for row, labels in zip(shown, each, strict=True):
+        row[[place[label] for label in labels]] = True
+    return names, shown
+
+
+def groups_of(records: list[Record], catalogue: Catalogue) -> np.ndarray | None:
+    """The records' groups, None where none has one (DataError where only some have)."""
+    given = [record.group for record in records]
+    if all(group is None for group in given):
+        return None
+    if any(group is None for group in given):
+        raise DataError(
+            f"{catalogue.about}: names the group (patient) of some images and not of all"
+        )
+    return np.asarray(given, str)
