@@ -95,12 +95,12 @@ class DataList:
 
 @dataclasses.dataclass(frozen=True)
 class DataInspect:
-    """Count what a data set holds."""
+    """Look at every file of a data set: counts, sizes, intensities, copies, unreadable files."""
 
     source: str
-    """A built-in data set's name, a folder or an .npz file."""
-    image_size: int = 28
-    """Size to read images at."""
+    """A built-in data set's name, a folder or a file."""
+    out: str | None = None
+    """Folder for a contact sheet and a histogram, as PNG."""
     json: bool = False
     """One JSON object on stdout."""
 
@@ -299,7 +299,7 @@ def run_verb(arguments: list[str]) -> tuple[dict[str, Any], bool]:
     if verb == "data list":
         return inspection.data_list(), given.json
     if verb == "data inspect":
-        return inspection.data_inspect(given.source, given.image_size), given.json
+        return inspection.data_inspect(given.source, given.out), given.json
     return inspection.doctor(), given.json
 
 

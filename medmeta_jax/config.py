@@ -45,6 +45,9 @@ class TrainConfig:
     """Another data set to be judged on, with all its classes, in place of a part of `data`."""
     image_size: int = 28
     """Images are scaled to this many pixels a side, padded to a square."""
+    on_error: Literal["fail", "skip"] = "fail"
+    """What a file that cannot be read does: "skip" leaves it out, up to 5% of the files, and the
+    table says so."""
     ways: int | tuple[int, int] | None = None
     """Classes an episode, or lowest and highest. Default: 5, or all of the smallest split."""
     shots: int | tuple[int, int] = 1

@@ -101,6 +101,11 @@ def footnote(summary: dict[str, Any]) -> str:
             f"No groups (patients) are named by {', '.join(row['ungrouped'])}: there, images of "
             "one patient may stand in both support and query, which flatters every row."
         )
+    if row["skipped"]:
+        lines.append(
+            f"{len(row['skipped'])} files could not be read and are left out; the first is "
+            f"{row['skipped'][0]}."
+        )
     if row["disjoint"] == "image":
         lines.append(
             "The data names no groups (patients), or they were set aside: images of one "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import sys
@@ -13,9 +14,10 @@ from typing import Any
 import jax
 
 from medmeta_jax import console, runs
-from medmeta_jax.data import anatomy, sources
+from medmeta_jax.config import ConfigError
+from medmeta_jax.data import anatomy, pictures, sources, survey
 from medmeta_jax.data.anatomy import cache_folder
-from medmeta_jax.data.samples import Samples, shows
+from medmeta_jax.data.samples import DataError, Skipped
 
 
 def data_list() -> dict[str, Any]:
@@ -26,26 +28,44 @@ def data_list() -> dict[str, Any]:
     return {"sources": about}
 
 
-def data_inspect(source: str, image_size: int) -> dict[str, Any]:
-    """Count what a data set holds: samples, classes, groups, domains, intensities."""
-    samples: Samples = sources.load(source, image_size=image_size)
-    counts = {name: int(shows(samples, name).sum()) for name in samples.class_names}
-    unique = len({image.tobytes() for image in samples.images})
-    found = {
-        "samples": len(samples.images),
-        "classes": counts,
-        "groups": None if samples.groups is None else len(set(samples.groups.tolist())),
-        "domains": None if samples.domains is None else sorted(set(samples.domains.tolist())),
-        "channels": int(samples.images.shape[-1]),
-        "intensity": {"mean": float(samples.images.mean()), "std": float(samples.images.std())},
-        "exact_duplicates": len(samples.images) - unique,
-        "about": samples.about,
-    }
-    console.say(f"{samples.about}: {found['samples']} images, {found['channels']} channels")
-    console.say(f"groups {found['groups']}, exact duplicates {found['exact_duplicates']}")
-    for name, count in counts.items():
-        console.say(f"  {count:6d}  {name}")
+def data_inspect(source: str, out: str | None) -> dict[str, Any]:
+    """Look at every file of a data set: counts, sizes, intensities, copies, what is unreadable;
+    with a folder to write to, a contact sheet and a histogram too."""
+    if out is not None and not importlib.util.find_spec("matplotlib"):
+        raise ConfigError("out: pictures need matplotlib: pip install 'medmeta_jax[notebooks]'")
+    listed = sources.catalogue(source)
+    sheet = pictures.ContactSheet()
+    looks: list[survey.Look] = []
+    unreadable: list[Skipped] = []
+    with console.bar("reading", len(listed.units)) as advance:
+        for seen in survey.go_through(listed, unreadable):
+            looks.append(seen.look)
+            if out is not None:
+                sheet.add(seen.look, seen.image)
+            advance(seen.place, "")
+    if not looks:
+        first = f"; the first: {unreadable[0].reason}" if unreadable else ""
+        raise DataError(f"{source}: none of its {len(listed.units)} files can be read{first}")
+    found = survey.facts(survey.Survey(listed.about, looks, unreadable))
+    if out is not None:
+        found["pictures"] = save_pictures(Path(out), sheet, looks)
+    for line in survey.lines(found):
+        console.say(line)
     return found
+
+
+def save_pictures(
+    folder: Path, sheet: pictures.ContactSheet, looks: list[survey.Look]
+) -> list[str]:
+    """Write both pictures; their paths."""
+    files = [folder / "contact_sheet.png", folder / "histogram.png"]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        sheet.save(files[0])
+        pictures.save_histogram(looks, files[1])
+    except OSError as error:
+        raise ConfigError(f"out: {folder} cannot be written ({error.strerror})") from None
+    return [str(file) for file in files]
 
 
 def doctor() -> dict[str, Any]:

@@ -178,6 +178,7 @@ def facts(experiment: Experiment, task: baselines.Task) -> dict[str, Any]:
         "shared_groups": split.shared_groups,
         "shared_images": split.shared_images,
         "ungrouped": list(split.ungrouped) if task.spec.disjoint == "group" else [],
+        "skipped": [one.name for one in split.skipped],
     }
 
 

@@ -17,7 +17,7 @@ def load_split(config: TrainConfig) -> Split:
     """Read the configured data and split its classes (DataError)."""
 
     def load(source: str) -> Samples:
-        return sources.load(source, image_size=config.image_size)
+        return sources.load(source, image_size=config.image_size, on_error=config.on_error)
 
     others = {"val": config.meta_val, "test": config.meta_test}
     return make_split(

@@ -181,6 +181,8 @@ def describe(experiment: Experiment) -> None:
         for side in SIDES
     )
     console.say(f"split      {counts}; support and query share no {spec.disjoint}")
+    for one in split.skipped:
+        console.say(f"left out   {one.reason}")
     if spec.within == "domain":
         console.say(f"episodes   each of one of {split.domains} domains")
     config = experiment.config

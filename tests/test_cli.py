@@ -280,9 +280,12 @@ def test_a_full_disk_ends_the_run_with_a_message(medmeta, archive: Path, tmp_pat
 def test_small_verbs(medmeta, archive: Path, tmp_path: Path) -> None:
     found = json.loads(medmeta("data", "list", "--json").stdout)
     assert set(found["sources"]) == {"anatomy", "folder", "npz"}
-    found = json.loads(medmeta("data", "inspect", archive, "--image-size", "8", "--json").stdout)
+    found = json.loads(medmeta("data", "inspect", archive, "--json").stdout)
     assert (found["samples"], len(found["classes"])) == (108, 9)
-    assert found["exact_duplicates"] == 0
+    assert found["duplicates"]["exact"]["pairs"] == 0
+    done = medmeta("data", "inspect", archive, "--out", tmp_path / "pictures")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "pictures" / "contact_sheet.png").stat().st_size > 1000
     done = medmeta("doctor", "--json")
     assert done.returncode == 0
     assert json.loads(done.stdout)["ok"] is True

@@ -65,7 +65,7 @@ ALLOWED = {
     "bench": {
         "config", "console", "experiment", "plan", "protocol", "standings", "runs", "verbs",
     },
-    "inspection": {"console", "runs", "data"},
+    "inspection": {"config", "console", "runs", "data"},
     "cli": {
         "config", "console", "verbs", "bench", "inspection", "data", "runs", "launch", "processes",
     },

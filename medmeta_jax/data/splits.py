@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 
 from medmeta_jax.data.pool import Pool, Scaling, fit_scaling, make_pool
-from medmeta_jax.data.samples import DataError, Samples, join, select, shows, to_channels
+from medmeta_jax.data.samples import DataError, Samples, Skipped, join, select, shows, to_channels
 
 SIDES = ("train", "val", "test")
 MIN_CLASSES_FOR_SIXTHS = 18
@@ -39,6 +39,7 @@ class Split(NamedTuple):
     grouped, ungrouped: the data sets that say which images belong together (of one patient),
         and those that do not, in which each image is a group of its own.
     shared_images, shared_groups: how many meta-test has in common with the other sides.
+    skipped: the files that could not be read and were left out.
     """
 
     pools: dict[str, Pool]
@@ -50,6 +51,7 @@ class Split(NamedTuple):
     class_names: tuple[str, ...]
     shared_images: int
     shared_groups: int
+    skipped: tuple[Skipped, ...] = ()
 
     @property
     def domains(self) -> int:
@@ -180,6 +182,7 @@ def make_split(
         shared_images=len(judged[0] & seen[0]),
         # Two data sets number their patients each in their own way.
         shared_groups=0 if "test" in others else len(judged[1] & seen[1]),
+        skipped=tuple(one for part in every for one in part.skipped),
     )
 
 
