@@ -15,12 +15,24 @@ import signal
 import sys
 import traceback
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from medmeta_jax import config as configs, launch
 from medmeta_jax.config import ConfigError, TrainConfig
+from medmeta_jax.options import (
+    BenchMethods,
+    DataInspect,
+    DataList,
+    DataPrepare,
+    Doctor,
+    Eval,
+    Launch,
+    TrainFlags,
+)
 
 EXIT_FAILED, EXIT_USAGE, EXIT_DATA, EXIT_PREEMPTED, EXIT_INTERRUPTED = 1, 2, 3, 75, 130
+
+TWO_WORDS = ("data list", "data inspect", "data prepare", "bench methods")
 
 USAGE = """usage: medmeta VERB [options]
 
@@ -30,117 +42,10 @@ USAGE = """usage: medmeta VERB [options]
   bench methods     compare methods on the same data, budget and episodes
   data list         the data sources there are
   data inspect SRC  what a data set holds
+  data prepare SRC  read a data set once into a folder that is quick to open
   doctor            check devices, data, cache and disk
 
   medmeta VERB --help tells a verb's options. Every verb takes --json."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Eval:
-    """Judge a run's best parameters on its meta-test episodes."""
-
-    run: str
-    """The run directory."""
-    shots: int | None = None
-    """Support images a class, in place of the run's."""
-    episodes: int | None = None
-    """Number of episodes, in place of the run's."""
-    baselines: Literal["none", "some", "all"] = "some"
-    """Rows beside the learner's, as in train."""
-    json: bool = False
-    """One JSON object on stdout."""
-
-
-@dataclasses.dataclass(frozen=True)
-class BenchMethods:
-    """Compare methods on the same data, budget and episodes; goes on where it was stopped."""
-
-    data: str = "anatomy"
-    """As in train."""
-    also: tuple[str, ...] = ()
-    """As in train."""
-    meta_val: str | None = None
-    """As in train."""
-    meta_test: str | None = None
-    """As in train."""
-    methods: tuple[str, ...] = ("all",)
-    """Algorithms, "scratch", or "all". Differences are from maml, or else from the first."""
-    budget: Literal["small", "medium", "full"] = "small"
-    """small: 8 channels, 160 training episodes, one seed, no search, 100 episodes judged.
-    medium: 32 channels, 1,600, three seeds, no search, 600. full: 64 channels, 8,000, three
-    seeds, settings searched on meta-validation, 600."""
-    shots: tuple[int, ...] = (1, 5)
-    """Support images a class to be judged at; training draws from their range, up to 5."""
-    ways: int | None = None
-    """As in train."""
-    image_size: int = 28
-    """As in train."""
-    norm: Literal["batch", "support", "group", "none"] = "support"
-    """As in train."""
-    seeds: int | None = None
-    """Training seeds, in place of the budget's."""
-    out: str | None = None
-    """Folder of the rows and tables. Default: bench/ and the names of data and budget."""
-    json: bool = False
-    """One JSON object on stdout."""
-
-
-@dataclasses.dataclass(frozen=True)
-class DataList:
-    """List the data sources."""
-
-    json: bool = False
-    """One JSON object on stdout."""
-
-
-@dataclasses.dataclass(frozen=True)
-class DataInspect:
-    """Look at every file of a data set: counts, sizes, intensities, copies, unreadable files."""
-
-    source: str
-    """A built-in data set's name, a folder or a file."""
-    out: str | None = None
-    """Folder for a contact sheet and a histogram, as PNG."""
-    json: bool = False
-    """One JSON object on stdout."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Doctor:
-    """Check devices, built-in data, cache, runs folder and versions."""
-
-    json: bool = False
-    """One JSON object on stdout."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Launch:
-    """Train in several processes of this machine: medmeta launch --processes N -- train ...
-
-    Each has its own cores, or its own GPU. When one is lost, the others end.
-    """
-
-    processes: int = 2
-    """How many. On GPUs, one each."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainFlags:
-    """Options of `train` that are not part of a run's configuration."""
-
-    preset: str | None = None
-    """A preset of medmeta_jax/presets; without --data and --config it is "anatomy"."""
-    config: str | None = None
-    """A YAML file of options, over the preset and under the flags."""
-    resume: str | None = None
-    """A run directory to go on with, exactly where it was; takes no other option."""
-    dry_run: bool = False
-    """Build and compile everything, print its cost, train nothing."""
-    distributed: bool = False
-    """Train together with the processes that SLURM, Open MPI or Kubernetes started beside
-    this one. On one machine: medmeta launch."""
-    json: bool = False
-    """One JSON object on stdout."""
 
 
 class Signals:
@@ -228,6 +133,28 @@ def parse_train(arguments: list[str]) -> tuple[TrainConfig, TrainFlags]:
     return configs.check(TrainConfig(**values)), flags
 
 
+def parse_prepare(arguments: list[str]) -> tuple[DataPrepare, dict[str, Any]]:
+    """The verb's options, and those of the source, whose first argument names it."""
+    if not arguments or arguments[0].startswith("-"):
+        return parse(DataPrepare, "data prepare", arguments), {}
+    from medmeta_jax import registry
+    from medmeta_jax.data import sources
+
+    known = registry.defaults("data", sources.find(arguments[0]), "catalogue")
+    if not known:
+        return parse(DataPrepare, "data prepare", arguments), {}
+    read = arguments_class("Read", known)
+    combined = dataclasses.make_dataclass(
+        "Prepare",
+        [("read", read, dataclasses.field(default_factory=read))],
+        bases=(DataPrepare,),
+        frozen=True,
+        namespace={"__doc__": DataPrepare.__doc__},
+    )
+    given = parse(combined, "data prepare", arguments)
+    return given, dataclasses.asdict(given.read)
+
+
 def run_launch(arguments: list[str]) -> int:
     """`launch --processes N -- train ...`: the exit code of the processes."""
     before, after = arguments, []
@@ -249,7 +176,7 @@ def run_launch(arguments: list[str]) -> int:
 def run_verb(arguments: list[str]) -> tuple[dict[str, Any], bool]:
     """The verb's result, and whether it is wanted as JSON."""
     verb, rest = arguments[0], arguments[1:]
-    if rest and f"{verb} {rest[0]}" in ("data list", "data inspect", "bench methods"):
+    if rest and f"{verb} {rest[0]}" in TWO_WORDS:
         verb, rest = f"{verb} {rest[0]}", rest[1:]
     if verb == "train":
         config, flags = parse_train(rest)
@@ -272,6 +199,11 @@ def run_verb(arguments: list[str]) -> tuple[dict[str, Any], bool]:
         return found, flags.json
     if verb == "launch":
         raise SystemExit(run_launch(rest))
+    if verb == "data prepare":
+        asked, how = parse_prepare(rest)
+        from medmeta_jax import data_verbs
+
+        return data_verbs.data_prepare(asked, how), asked.json
     kinds: dict[str, Any] = {
         "eval": Eval, "bench methods": BenchMethods, "data list": DataList,
         "data inspect": DataInspect, "doctor": Doctor,
@@ -294,13 +226,15 @@ def run_verb(arguments: list[str]) -> tuple[dict[str, Any], bool]:
             print("medmeta: stopped; the same command goes on", file=sys.stderr)
             raise SystemExit(signals.exit_code())
         return found, given.json
-    from medmeta_jax import inspection
+    if verb == "doctor":
+        from medmeta_jax import doctor
+
+        return doctor.doctor(), given.json
+    from medmeta_jax import data_verbs
 
     if verb == "data list":
-        return inspection.data_list(), given.json
-    if verb == "data inspect":
-        return inspection.data_inspect(given.source, given.out), given.json
-    return inspection.doctor(), given.json
+        return data_verbs.data_list(), given.json
+    return data_verbs.data_inspect(given.source, given.out), given.json
 
 
 def exit_code(error: Exception) -> int | None:

@@ -26,7 +26,7 @@ def say(line: str) -> None:
 def bar(title: str, total: int, done: int = 0) -> Iterator[Any]:
     """A progress bar on a terminal; elsewhere nothing. Yields advance(done, text)."""
     if Voice.muted or not sys.stderr.isatty():
-        yield lambda done, text="": None
+        yield lambda done, text="", total=None: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -40,7 +40,9 @@ def bar(title: str, total: int, done: int = 0) -> Iterator[Any]:
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(title, total=total, completed=done, text="")
-        yield lambda done, text="": progress.update(task, completed=done, text=text)
+        yield lambda done, text="", total=None: progress.update(
+            task, completed=done, text=text, total=total
+        )
 
 
 def table(summary: dict[str, Any], out: TextIO) -> None:

@@ -48,8 +48,9 @@ def takes(folder: str, name: str, argument: str) -> bool:
     return argument in inspect.signature(factory(folder, name)).parameters
 
 
-def defaults(folder: str, name: str) -> dict[str, Any]:
-    """The keyword-only arguments of a factory that have a literal default, with it.
+def defaults(folder: str, name: str, function: str | None = None) -> dict[str, Any]:
+    """The keyword-only arguments of a factory that have a literal default, with it; or of
+    another function of its file.
 
     >>> defaults("algorithms", "maml")["steps"]
     5
@@ -58,10 +59,10 @@ def defaults(folder: str, name: str) -> dict[str, Any]:
         raise ValueError(f"{folder}: no {name!r}; there are {', '.join(names(folder))}")
     tree = ast.parse((ROOT / folder / f"{name}.py").read_text(encoding="utf-8"))
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and node.name == name:
+        if isinstance(node, ast.FunctionDef) and node.name == (function or name):
             found = {}
             for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True):
                 if isinstance(default, ast.Constant) and default.value is not None:
                     found[argument.arg] = default.value
             return found
-    raise ValueError(f"{folder}/{name}.py has no function {name}")
+    raise ValueError(f"{folder}/{name}.py has no function {function or name}")

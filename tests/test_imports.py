@@ -65,9 +65,12 @@ ALLOWED = {
     "bench": {
         "config", "console", "experiment", "plan", "protocol", "standings", "runs", "verbs",
     },
-    "inspection": {"config", "console", "runs", "data"},
+    "options": set(),
+    "doctor": {"console", "runs", "data"},
+    "data_verbs": {"config", "console", "data", "options"},
     "cli": {
-        "config", "console", "verbs", "bench", "inspection", "data", "runs", "launch", "processes",
+        "config", "console", "verbs", "bench", "data_verbs", "doctor", "data", "options",
+        "registry", "runs", "launch", "processes",
     },
     "__init__": {"registry"},
     "__main__": {"cli"},

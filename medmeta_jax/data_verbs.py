@@ -1,23 +1,18 @@
-"""What the verbs that only look do: `data list`, `data inspect`, `doctor`."""
+"""What the verbs about data do: `data list`, `data inspect`, `data prepare`. Each returns its
+`--json` object."""
 
 from __future__ import annotations
 
 import importlib.util
-import os
-import shutil
-import sys
-import tempfile
-from collections.abc import Callable
+import time
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from medmeta_jax import console, runs
+from medmeta_jax import console
 from medmeta_jax.config import ConfigError
-from medmeta_jax.data import anatomy, pictures, sources, survey
-from medmeta_jax.data.anatomy import cache_folder
+from medmeta_jax.data import pictures, sources, survey
 from medmeta_jax.data.samples import DataError, Skipped
+from medmeta_jax.options import DataPrepare
 
 
 def data_list() -> dict[str, Any]:
@@ -68,43 +63,34 @@ def save_pictures(
     return [str(file) for file in files]
 
 
-def doctor() -> dict[str, Any]:
-    """Check what a run needs: devices, built-in data, a cache and a runs folder to write to."""
-    checks: dict[str, str] = {}
-    templates = {"t1 2009a": anatomy.TRAIN_TEMPLATE, "t1 2009c": anatomy.TEST_TEMPLATE}
-    for name, template in templates.items():
-        checks[name] = attempt(lambda where: str(anatomy.package_file(*where)), template)
-    folders = {"cache": cache_folder(), "runs": Path(os.environ.get("MEDMETA_RUNS") or "runs")}
-    for name, folder in folders.items():
-        checks[name] = attempt(writable, folder)
-    checks["disk"] = f"ok: {shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB free here"
-    found: dict[str, Any] = {
-        "checks": checks,
-        "python": sys.version.split()[0],
-        "versions": runs.versions(),
-        "devices": [f"{d} ({d.device_kind})" for d in jax.devices()],
-        "ok": all(line.startswith("ok") for line in checks.values()),
-    }
-    for name, line in checks.items():
-        console.say(f"{name:10s} {line}")
-    console.say(f"{'devices':10s} {', '.join(found['devices'])}")
-    for name, version in found["versions"].items():
-        console.say(f"  {name} {version}")
-    return found
+def data_prepare(given: DataPrepare, options: dict[str, Any]) -> dict[str, Any]:
+    """Read a source once into a folder; its manifest, with the folder and how long it took."""
+    if given.out is None:
+        raise ConfigError("out: say which folder to make, as in: data prepare SOURCE --out FOLDER")
+    if given.image_size < 0:
+        raise ConfigError(f"image_size: must be >= 0, got {given.image_size}")
+    if not 0 <= given.skip_at_most <= 1:
+        raise ConfigError(f"skip_at_most: must lie in 0 to 1, got {given.skip_at_most}")
+    from medmeta_jax.data.prepare import prepare  # it brings tensorflow-datasets
 
-
-def attempt(check: Callable[[Any], str], subject: Any) -> str:
-    """One check as "ok: ..." or "problem: ..."."""
-    try:
-        return f"ok: {check(subject)}"
-    except Exception as error:  # a doctor reports whatever it meets
-        return f"problem: {error}"
-
-
-def writable(folder: Path) -> str:
-    """The folder, if it or the nearest one above it that exists can be written to (OSError)."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    with tempfile.TemporaryFile(dir=place):
-        return str(folder)
+    began, out = time.perf_counter(), Path(given.out)
+    before = out.exists()
+    with console.bar("reading", 1) as advance:
+        found = prepare(
+            given.source, out, image_size=given.image_size, on_error=given.on_error,
+            skip_at_most=given.skip_at_most, options=options,
+            advance=lambda done, total: advance(done, "", total),
+        )  # fmt: skip
+    seconds = time.perf_counter() - began
+    size = sum(one["bytes"] for one in found["files"].values())
+    console.say(
+        f"{found['about']}: {found['samples']} images of {len(found['class_names'])} classes, "
+        f"{size / 2**20:.1f} MB in {out}"
+    )
+    for one in found["skipped"]:
+        console.say(f"left out    {one['reason']}")
+    console.say(
+        "it was there already, made in the same way" if before else
+        f"in {seconds:.1f} s; train on it with: medmeta train --data {out}"
+    )  # fmt: skip
+    return {**found, "out": str(out), "seconds": None if before else round(seconds, 2)}

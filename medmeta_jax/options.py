@@ -1,0 +1,137 @@
+"""What each verb of the command line but `train` can be told, and what `train` can beside its
+configuration. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class Eval:
+    """Judge a run's best parameters on its meta-test episodes."""
+
+    run: str
+    """The run directory."""
+    shots: int | None = None
+    """Support images a class, in place of the run's."""
+    episodes: int | None = None
+    """Number of episodes, in place of the run's."""
+    baselines: Literal["none", "some", "all"] = "some"
+    """Rows beside the learner's, as in train."""
+    json: bool = False
+    """One JSON object on stdout."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchMethods:
+    """Compare methods on the same data, budget and episodes; goes on where it was stopped."""
+
+    data: str = "anatomy"
+    """As in train."""
+    also: tuple[str, ...] = ()
+    """As in train."""
+    meta_val: str | None = None
+    """As in train."""
+    meta_test: str | None = None
+    """As in train."""
+    methods: tuple[str, ...] = ("all",)
+    """Algorithms, "scratch", or "all". Differences are from maml, or else from the first."""
+    budget: Literal["small", "medium", "full"] = "small"
+    """small: 8 channels, 160 training episodes, one seed, no search, 100 episodes judged.
+    medium: 32 channels, 1,600, three seeds, no search, 600. full: 64 channels, 8,000, three
+    seeds, settings searched on meta-validation, 600."""
+    shots: tuple[int, ...] = (1, 5)
+    """Support images a class to be judged at; training draws from their range, up to 5."""
+    ways: int | None = None
+    """As in train."""
+    image_size: int = 28
+    """As in train."""
+    norm: Literal["batch", "support", "group", "none"] = "support"
+    """As in train."""
+    seeds: int | None = None
+    """Training seeds, in place of the budget's."""
+    out: str | None = None
+    """Folder of the rows and tables. Default: bench/ and the names of data and budget."""
+    json: bool = False
+    """One JSON object on stdout."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataList:
+    """List the data sources."""
+
+    json: bool = False
+    """One JSON object on stdout."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataInspect:
+    """Look at every file of a data set: counts, sizes, intensities, copies, unreadable files."""
+
+    source: str
+    """A built-in data set's name, a folder or a file."""
+    out: str | None = None
+    """Folder for a contact sheet and a histogram, as PNG."""
+    json: bool = False
+    """One JSON object on stdout."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataPrepare:
+    """Read a data set once into a folder that is quick to open, with a manifest.
+
+    What its source may be told, such as a window or a plane, are options of their own:
+    medmeta data prepare SOURCE --help, with a source that is there, shows them.
+    """
+
+    source: str
+    """A built-in data set's name, a folder or a file."""
+    out: str | None = None
+    """The folder to make. Needed."""
+    image_size: int = 256
+    """Longer sides above it are scaled down to so many pixels; 0 keeps all as they are."""
+    on_error: Literal["fail", "skip"] = "fail"
+    """What a file that cannot be read does: "skip" leaves it out and writes it down."""
+    skip_at_most: float = 0.05
+    """The share of the files beyond which skipping fails after all."""
+    json: bool = False
+    """One JSON object on stdout."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Doctor:
+    """Check devices, built-in data, cache, runs folder and versions."""
+
+    json: bool = False
+    """One JSON object on stdout."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """Train in several processes of this machine: medmeta launch --processes N -- train ...
+
+    Each has its own cores, or its own GPU. When one is lost, the others end.
+    """
+
+    processes: int = 2
+    """How many. On GPUs, one each."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainFlags:
+    """Options of `train` that are not part of a run's configuration."""
+
+    preset: str | None = None
+    """A preset of medmeta_jax/presets; without --data and --config it is "anatomy"."""
+    config: str | None = None
+    """A YAML file of options, over the preset and under the flags."""
+    resume: str | None = None
+    """A run directory to go on with, exactly where it was; takes no other option."""
+    dry_run: bool = False
+    """Build and compile everything, print its cost, train nothing."""
+    distributed: bool = False
+    """Train together with the processes that SLURM, Open MPI or Kubernetes started beside
+    this one. On one machine: medmeta launch."""
+    json: bool = False
+    """One JSON object on stdout."""
