@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from medmeta_jax import (
@@ -190,6 +191,9 @@ def rows(
     """Each method with each seed that is not done yet: its name and its record."""
     trainer = Trainer(plan)
     for method in wanted:
+        # Each method compiles programs of its own; kept all, they exhaust the memory maps that
+        # the system allows a process.
+        jax.clear_caches()
         for seed in range(plan.budget.seeds):
             name = f"{method}-seed{seed}"
             if name in done:
