@@ -241,7 +241,10 @@ def test_data_errors_leave_nothing_behind(medmeta, archive: Path, tmp_path: Path
         assert_refused(medmeta("train", *arguments), 3, *words)
     cut = few / "a" / "0.png"
     cut.write_bytes(cut.read_bytes()[:40])
-    assert_refused(medmeta("data", "inspect", few), 3, "a/0.png: not a readable image")
+    assert_refused(medmeta("train", "--data", few), 3, "a/0.png: not a readable image")
+    looked = medmeta("data", "inspect", few)  # which lists it, and goes on
+    assert looked.returncode == 0
+    assert "a/0.png: not a readable image" in looked.stderr
     assert not (tmp_path / "runs").exists()
 
 
