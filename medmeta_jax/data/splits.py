@@ -111,7 +111,7 @@ def spread(names: tuple[str, ...], count: int) -> tuple[str, ...]:
 
 def folder_split(samples: Samples) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
     """The classes of train/ and of test/ where they share none, else None."""
-    if samples.sides is None:
+    if samples.sides is None or samples.labels.ndim == 2:  # an image of several is of no class
         return None
     train, test = (
         {samples.class_names[label] for label in samples.labels[samples.sides == side]}

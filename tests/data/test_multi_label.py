@@ -145,3 +145,14 @@ def test_labels_are_gathered_for_padding_too(samples: Samples) -> None:
     empty = ~np.asarray(episode.query.mask)
     assert empty.any()
     assert not np.asarray(jnp.abs(episode.query.x).sum((1, 2, 3)))[empty].any()
+
+
+def test_sides_that_the_data_names_are_kept(samples: Samples) -> None:
+    """What its own lists call test is neither trained on nor validated on, and the other way."""
+    named = np.where(np.arange(len(samples.images)) % 4 == 0, "test", "train")
+    split = make_split(samples._replace(sides=named))
+    for side, pool in split.pools.items():
+        x = np.asarray(pool.x)
+        numbers = x[:, 0, 0, 0] + 256 * x[:, 1, 0, 0].astype(int)
+        assert len(numbers) > 0
+        assert set(named[numbers]) == {"test" if side == "test" else "train"}
