@@ -36,11 +36,12 @@ class BenchMethods:
     meta_test: str | None = None
     """As in train."""
     methods: tuple[str, ...] = ("all",)
-    """Algorithms, "scratch", or "all". Differences are from maml, or else from the first."""
+    """Algorithms, "scratch", "raw_centroid", or "all". Differences are from maml, or else from
+    the first."""
     budget: Literal["small", "medium", "full"] = "small"
     """small: 8 channels, 160 training episodes, one seed, no search, 100 episodes judged.
-    medium: 32 channels, 1,600, three seeds, no search, 600. full: 64 channels, 8,000, three
-    seeds, settings searched on meta-validation, 600."""
+    medium: 16 channels, 1,600, three seeds, settings searched on meta-validation, 200. full: 64
+    channels, 8,000, three seeds, searched, 600."""
     shots: tuple[int, ...] = (1, 5)
     """Support images a class to be judged at; training draws from their range, up to 5."""
     ways: int | None = None
