@@ -9,13 +9,12 @@ are kept in a folder a data set; called again, the command goes on where it was.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import say
-from medmeta_jax import bench, console, plan as plans, verbs
+from medmeta_jax import bench, console, plan as plans, runs, verbs
 from medmeta_jax.config import TrainConfig
 
 DOMAINS = ("blood_cells", "brain_tumor_mri", "chest_xray", "lung_ct")
@@ -26,20 +25,12 @@ METHODS = (
 WAYS = 3
 
 
-def sides(judged: str) -> dict[str, Any]:
-    """Which data sets stand on which side where one is judged."""
-    place = DOMAINS.index(judged)
-    val, first, second = (DOMAINS[(place + i) % len(DOMAINS)] for i in (1, 2, 3))
-    return {"data": first, "also": (second,), "meta_val": val, "meta_test": judged}
-
-
 def config_of(judged: str, folder: Path) -> TrainConfig:
-    """The configuration of one turn, on the data sets of a folder."""
-    paths = {
-        name: tuple(str(folder / one) for one in of) if name == "also" else str(folder / of)
-        for name, of in sides(judged).items()
-    }
-    return TrainConfig(ways=WAYS, **paths)
+    """The configuration of one turn: the next data set validates, the other two are trained on."""
+    place = DOMAINS.index(judged)
+    turned = (str(folder / name) for name in DOMAINS[place:] + DOMAINS[:place])
+    test, val, first, second = turned
+    return TrainConfig(ways=WAYS, data=first, also=(second,), meta_val=val, meta_test=test)
 
 
 def table(found: dict[str, list[dict[str, Any]]]) -> str:
@@ -84,9 +75,7 @@ def main() -> None:
     given = parser.parse_args()
     verbs.enable_compilation_cache()
     verbs.use_devices(TrainConfig())
-    budget = plans.BUDGETS[given.budget]
-    if given.seeds is not None:
-        budget = dataclasses.replace(budget, seeds=given.seeds)
+    budget = plans.budget_of(given.budget, given.seeds)
     wanted = plans.chosen_methods(tuple(given.methods))
     found = {}
     for judged in given.judged:
@@ -95,7 +84,7 @@ def main() -> None:
         out = given.out / judged
         found[judged] = bench.bench_methods(plan, wanted, out, lambda: False)["results"]
     text = table(found)
-    bench.write_whole(given.out / "rotation.md", text + "\n")
+    runs.write_whole(given.out / "rotation.md", text + "\n")
     print(json.dumps(found) if given.json else text)
 
 

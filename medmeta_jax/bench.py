@@ -7,7 +7,6 @@ where it was.
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
 from collections.abc import Callable
@@ -119,11 +118,7 @@ def run(given: Any, told_to_stop: Callable[[], bool]) -> dict[str, Any]:
     """`bench_methods` of the command line's options."""
     verbs.enable_compilation_cache()
     wanted = plans.chosen_methods(given.methods)
-    budget = plans.BUDGETS[given.budget]
-    if given.seeds is not None:
-        if given.seeds < 1:
-            raise ConfigError(f"seeds: must be >= 1, got {given.seeds}")
-        budget = dataclasses.replace(budget, seeds=given.seeds)
+    budget = plans.budget_of(given.budget, given.seeds)
     same = ("data", "also", "meta_val", "meta_test", "ways", "image_size", "norm")
     config = TrainConfig(**{name: getattr(given, name) for name in same})
     verbs.use_devices(config)

@@ -86,6 +86,19 @@ def arguments_class(name: str, values: Mapping[str, Any]) -> Any:
     return dataclasses.make_dataclass(name, fields, frozen=True)
 
 
+def with_arguments(
+    bases: tuple[type, ...], values: Mapping[str, Mapping[str, Any]]
+) -> tuple[type, dict[str, Any]]:
+    """A dataclass of `bases` with a group of arguments for each of `values`, named after it, and
+    these groups at their defaults. Its documentation is that of the first base."""
+    groups = {name: arguments_class(name.title(), of) for name, of in values.items()}
+    fields = [(n, kind, dataclasses.field(default_factory=kind)) for n, kind in groups.items()]
+    combined = dataclasses.make_dataclass(
+        "Options", fields, bases=bases, frozen=True, namespace={"__doc__": bases[0].__doc__}
+    )
+    return combined, {name: kind() for name, kind in groups.items()}
+
+
 def parse_train(arguments: list[str]) -> tuple[TrainConfig, TrainFlags]:
     """Preset, then file, then flags; `hyper` and `net` flags are those of the factories."""
     early = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
@@ -108,21 +121,10 @@ def parse_train(arguments: list[str]) -> tuple[TrainConfig, TrainFlags]:
     }
     base = configs.check(configs.from_mapping(named, base, "flags"))
 
-    hyper = arguments_class("Hyper", base.hyper)
-    net = arguments_class("Net", base.net)
-    combined = dataclasses.make_dataclass(
-        "Train",
-        [
-            ("hyper", hyper, dataclasses.field(default_factory=hyper)),
-            ("net", net, dataclasses.field(default_factory=net)),
-        ],
-        bases=(TrainConfig, TrainFlags),
-        frozen=True,
-        namespace={"__doc__": TrainConfig.__doc__},
-    )
+    own_arguments = {"hyper": base.hyper, "net": base.net}
+    combined, groups = with_arguments((TrainConfig, TrainFlags), own_arguments)
     fields = {f.name: getattr(base, f.name) for f in dataclasses.fields(TrainConfig)}
-    fields |= {"hyper": hyper(), "net": net()}
-    parsed = parse(combined, "train", arguments, combined(**fields))
+    parsed = parse(combined, "train", arguments, combined(**{**fields, **groups}))
     flags = TrainFlags(**{f.name: getattr(parsed, f.name) for f in dataclasses.fields(TrainFlags)})
     values = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(TrainConfig)}
     values["hyper"] = dataclasses.asdict(parsed.hyper)
@@ -135,24 +137,15 @@ def parse_train(arguments: list[str]) -> tuple[TrainConfig, TrainFlags]:
 
 def parse_prepare(arguments: list[str]) -> tuple[DataPrepare, dict[str, Any]]:
     """The verb's options, and those of the source, whose first argument names it."""
-    if not arguments or arguments[0].startswith("-"):
-        return parse(DataPrepare, "data prepare", arguments), {}
-    from medmeta_jax import registry
-    from medmeta_jax.data import sources
+    known: dict[str, Any] = {}
+    if arguments and not arguments[0].startswith("-"):
+        from medmeta_jax import registry
+        from medmeta_jax.data import sources
 
-    known = registry.defaults("data", sources.find(arguments[0]), "catalogue")
-    if not known:
-        return parse(DataPrepare, "data prepare", arguments), {}
-    read = arguments_class("Read", known)
-    combined = dataclasses.make_dataclass(
-        "Prepare",
-        [("read", read, dataclasses.field(default_factory=read))],
-        bases=(DataPrepare,),
-        frozen=True,
-        namespace={"__doc__": DataPrepare.__doc__},
-    )
-    given = parse(combined, "data prepare", arguments)
-    return given, dataclasses.asdict(given.read)
+        known = registry.defaults("data", sources.find(arguments[0]), "catalogue")
+    kind, _ = with_arguments((DataPrepare,), {"read": known} if known else {})
+    given = parse(kind, "data prepare", arguments)
+    return given, dataclasses.asdict(given.read) if known else {}
 
 
 def run_launch(arguments: list[str]) -> int:

@@ -47,6 +47,15 @@ BUDGETS = {
 }
 
 
+def budget_of(name: str, seeds: int | None) -> Budget:
+    """A budget by name, with so many training seeds if given (ConfigError)."""
+    if seeds is None:
+        return BUDGETS[name]
+    if seeds < 1:
+        raise ConfigError(f"seeds: must be >= 1, got {seeds}")
+    return dataclasses.replace(BUDGETS[name], seeds=seeds)
+
+
 class Plan(NamedTuple):
     """What is compared: the experiment all methods share, and the shots to judge at."""
 

@@ -48,6 +48,14 @@ def takes(folder: str, name: str, argument: str) -> bool:
     return argument in inspect.signature(factory(folder, name)).parameters
 
 
+def functions(folder: str, name: str) -> dict[str, ast.FunctionDef]:
+    """The functions that a thing's file defines, by name, read from its source."""
+    if name not in names(folder):
+        raise ValueError(f"{folder}: no {name!r}; there are {', '.join(names(folder))}")
+    tree = ast.parse((ROOT / folder / f"{name}.py").read_text(encoding="utf-8"))
+    return {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
 def defaults(folder: str, name: str, function: str | None = None) -> dict[str, Any]:
     """The keyword-only arguments of a factory that have a literal default, with it; or of
     another function of its file.
@@ -55,14 +63,11 @@ def defaults(folder: str, name: str, function: str | None = None) -> dict[str, A
     >>> defaults("algorithms", "maml")["steps"]
     5
     """
-    if name not in names(folder):
-        raise ValueError(f"{folder}: no {name!r}; there are {', '.join(names(folder))}")
-    tree = ast.parse((ROOT / folder / f"{name}.py").read_text(encoding="utf-8"))
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and node.name == (function or name):
-            found = {}
-            for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True):
-                if isinstance(default, ast.Constant) and default.value is not None:
-                    found[argument.arg] = default.value
-            return found
-    raise ValueError(f"{folder}/{name}.py has no function {function or name}")
+    node = functions(folder, name).get(function or name)
+    if node is None:
+        raise ValueError(f"{folder}/{name}.py has no function {function or name}")
+    return {
+        argument.arg: default.value
+        for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+        if isinstance(default, ast.Constant) and default.value is not None
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import breakdown, memory, memory_use, report, scaling
+from benchmarks import breakdown, memory, memory_use, report, rotation, scaling
 from benchmarks.workloads import WORKLOADS, Arrays, Engine, gflop, make_arrays, make_learner
 from medmeta_jax import parallel
 from medmeta_jax.types import Episode, Examples
@@ -105,3 +106,29 @@ def test_tables_hold_every_measurement() -> None:
         for n in (1, 2)
     ]  # fmt: skip
     assert "| 2 | 1 | 4.00 (2.00 to 6.00) | 2.00 | 1.0 |" in scaling.table({**FACTS, "rows": rows})
+
+
+def test_each_data_set_is_judged_once_and_never_trained_on_then() -> None:
+    turns = [rotation.config_of(judged, Path("data")) for judged in rotation.DOMAINS]
+    assert [turn.meta_test for turn in turns] == [f"data/{name}" for name in rotation.DOMAINS]
+    assert turns[3].meta_val == "data/blood_cells"
+    assert (turns[3].data, *turns[3].also) == ("data/brain_tumor_mri", "data/chest_xray")
+    for turn in turns:
+        every = {turn.data, *turn.also, turn.meta_val, turn.meta_test}
+        assert len(every) == len(rotation.DOMAINS)
+
+
+def test_the_rotations_table_is_ordered_by_the_mean_and_holds_what_all_have() -> None:
+    def row(learner: str, accuracy: float, shots: int = 1) -> dict[str, Any]:
+        return {
+            "learner": learner, "shots": shots, "episodes": 9, "episodes_hash": "ab",
+            "accuracy": {"mean": accuracy, "ci95": 0.01},
+        }  # fmt: skip
+
+    found = {"x": [row("a", 0.5), row("b", 0.4)], "y": [row("a", 0.3), row("b", 0.6), row("c", 1)]}
+    lines = rotation.table(found).splitlines()
+    assert lines[0] == "3-way 1-shot, 9 episodes each (ab, ab)"
+    assert lines[-2:] == [
+        "| b | 40.0 ± 1.0 | 60.0 ± 1.0 | 50.0 |",
+        "| a | 50.0 ± 1.0 | 30.0 ± 1.0 | 40.0 |",
+    ]

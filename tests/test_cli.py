@@ -16,6 +16,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from medmeta_jax import cli, registry
+
 from .conftest import write_toy
 
 TINY = [
@@ -304,3 +306,33 @@ def test_dry_run_trains_nothing(medmeta, archive: Path, tmp_path: Path) -> None:
     assert found["parameters"] > 0
     assert found["config"]["net"]["width"] == 4
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_sources_own_options_are_flags_of_data_prepare(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {"plane": "axial", "step": 1}
+    monkeypatch.setattr(registry, "defaults", lambda folder, name, function: known)
+    given, read = cli.parse_prepare([str(archive), "--out", "x", "--read.plane", "coronal"])
+    assert (given.source, given.out) == (str(archive), "x")
+    assert read == {"plane": "coronal", "step": 1}
+    monkeypatch.undo()
+    assert cli.parse_prepare([str(archive), "--out", "x"])[1] == {}
+
+
+def test_data_prepare_then_train(medmeta, archive: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = medmeta("data", "prepare", archive, "--out", out, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["samples"], found["skipped"]) == (108, [])
+    again = medmeta("data", "prepare", archive, "--out", out)
+    assert "made in the same way" in again.stderr
+    assert_refused(medmeta("data", "prepare", archive), 2, "out: say which folder")
+    assert_refused(medmeta("data", "prepare", archive, "--out", out, "--image-size", "4"), 3,
+                   "prepared otherwise")  # fmt: skip
+    options = (*TINY, "--meta-steps", "2", "--baselines", "none", "--json")
+    both = [medmeta("train", "--data", data, *options) for data in (archive, out)]
+    raw, prepared = (json.loads(done.stdout)["results"][0] for done in both)
+    for name in ("episodes_hash", "accuracy"):
+        assert raw[name] == prepared[name]

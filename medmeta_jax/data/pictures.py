@@ -27,7 +27,7 @@ class ContactSheet:
                 continue
             row = self.kept.setdefault(label, [])
             if len(row) < A_CLASS:
-                row.append(to_channels(fit_image(image, THUMBNAIL)[None], 3)[0])
+                row.append(to_channels(fit_image(image, THUMBNAIL), 3))
 
     def save(self, path: Path) -> None:
         """A row a class, by name, as PNG."""

@@ -26,8 +26,8 @@ import numpy as np
 
 from medmeta_jax.data import sources
 from medmeta_jax.data.reading import SKIP_AT_MOST, OnError, read_units
-from medmeta_jax.data.records import Box, Catalogue, Record
-from medmeta_jax.data.samples import DataError
+from medmeta_jax.data.records import Box, Catalogue, Record, labels_of
+from medmeta_jax.data.samples import DataError, as_pil
 
 NAME, VERSION, SPLIT = "medmeta_images", "1.0.0", "images"
 FORMAT = 1  # of the manifest
@@ -82,9 +82,8 @@ def prepare(
                 if read.problem:
                     counts.skipped.append({"name": read.unit.name, "reason": read.problem})
                 for record in read.records:
-                    place_in = f"{read.unit.name}[{record.name}]" if record.name else read.unit.name
                     counts.add(record)
-                    yield record._replace(name=place_in)
+                    yield record
                 advance(place, len(catalogue.units))
 
         write_data_set(inside, records(), catalogue.about)
@@ -153,11 +152,6 @@ class Counts:
         }
 
 
-def labels_of(record: Record) -> tuple[str, ...]:
-    """A record's labels, one or several."""
-    return record.label if isinstance(record.label, tuple) else (record.label,)
-
-
 def within(record: Record, image_size: int) -> Record:
     """The record with its longer side at most `image_size`; mask and boxes with it. An image of
     one or two pixels has each of them drawn as four."""
@@ -174,14 +168,16 @@ def within(record: Record, image_size: int) -> Record:
         return record
 
     def scaled(array: np.ndarray, how: Image.Resampling) -> np.ndarray:
-        return np.asarray(Image.fromarray(array).resize(new, how), np.uint8)
+        small = np.asarray(as_pil(array).resize(new, how), np.uint8)
+        return small.reshape(*small.shape[:2], -1)
 
-    grey = record.image.shape[-1] == 1
-    image = scaled(record.image[..., 0] if grey else record.image, Image.Resampling.BILINEAR)
-    mask = None if record.mask is None else scaled(record.mask, Image.Resampling.NEAREST)
+    image = scaled(record.image, Image.Resampling.BILINEAR)
+    mask = record.mask
+    if mask is not None:
+        mask = scaled(mask[..., None], Image.Resampling.NEAREST)[..., 0]
     x, y = new[0] / width, new[1] / height
     boxes = tuple(Box(b.x0 * x, b.y0 * y, b.x1 * x, b.y1 * y, b.label) for b in record.boxes)
-    return record._replace(image=image[..., None] if grey else image, mask=mask, boxes=boxes)
+    return record._replace(image=image, mask=mask, boxes=boxes)
 
 
 def features() -> Any:
@@ -278,8 +274,12 @@ def sums(folder: Path) -> dict[str, dict[str, Any]]:
     """Size and SHA-256 of every file below a folder."""
     found = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        with path.open("rb") as handle:
-            digest = hashlib.file_digest(handle, "sha256").hexdigest()
         inside = path.relative_to(folder).as_posix()
-        found[inside] = {"bytes": path.stat().st_size, "sha256": digest}
+        found[inside] = {"bytes": path.stat().st_size, "sha256": file_sum(path)}
     return found
+
+
+def file_sum(path: Path) -> str:
+    """The SHA-256 of a file, in bounded memory."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

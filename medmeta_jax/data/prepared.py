@@ -6,7 +6,6 @@ where it is small; large ones carry checksums of their own blocks.
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import tempfile
 from pathlib import Path
@@ -14,7 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from medmeta_jax.data.prepare import FORMAT, MANIFEST, NAME, SPLIT, VERSION, prepare
+from medmeta_jax.data.prepare import (
+    FORMAT,
+    MANIFEST,
+    NAME,
+    SPLIT,
+    VERSION,
+    file_sum,
+    prepare,
+)
 from medmeta_jax.data.records import Box, Catalogue, Record, Unit
 from medmeta_jax.data.samples import DataError
 
@@ -66,9 +73,14 @@ def read_manifest(root: Path) -> dict[str, Any]:
         for name, kind in kinds.items():
             if not isinstance(manifest[name], kind):
                 raise TypeError(f"{name} is not of type {kind.__name__}")
+        for name, facts in manifest["files"].items():
+            if ".." in Path(name).parts or Path(name).is_absolute():
+                raise ValueError(f"files: {name} lies elsewhere")
+            if not {"bytes", "sha256"} <= facts.keys():
+                raise TypeError(f"files: {name} has no size or no checksum")
         if not isinstance(manifest["split"], dict | None):
             raise TypeError("split is not a mapping")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: damaged or missing ({error!r}); prepare the data again") from None
     return manifest
 
@@ -77,11 +89,12 @@ def check_file(path: Path, facts: dict[str, Any]) -> None:
     """DataError where a file is not as the manifest has it."""
     try:
         size = path.stat().st_size
-        whole = size != facts["bytes"] or size > CHECKED_WHOLE
-        digest = facts["sha256"] if whole else hashlib.sha256(path.read_bytes()).hexdigest()
+        same = size == facts["bytes"]
+        if same and size <= CHECKED_WHOLE:
+            same = file_sum(path) == facts["sha256"]
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; prepare the data again") from None
-    if size != facts["bytes"] or digest != facts["sha256"]:
+    if not same:
         raise DataError(f"{path}: not as it was written; prepare the data again")
 
 

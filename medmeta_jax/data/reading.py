@@ -4,6 +4,7 @@ read is refused or left out and named.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from medmeta_jax.data.records import Catalogue, Record, Unit, checked
+from medmeta_jax.data.records import Catalogue, Record, Unit, checked, full_name, labels_of
 from medmeta_jax.data.samples import DataError, Samples, Skipped, fit_image, to_channels
 
 OnError = Literal["fail", "skip"]
@@ -29,8 +30,12 @@ class Read(NamedTuple):
 
 def read_unit(unit: Unit, of_record: Callable[[Record], Any]) -> Read:
     """Read one unit; whatever its libraries raise becomes the unit's problem."""
+
+    def made(record: Record) -> Any:
+        return of_record(record._replace(name=full_name(unit, record)))
+
     try:
-        return Read(unit, [of_record(record) for record in checked(unit, unit.read())])
+        return Read(unit, [made(record) for record in checked(unit, unit.read())])
     except DataError as error:
         return Read(unit, [], str(error))
     except Exception as error:  # decoders of untrusted files raise whatever they like
@@ -49,26 +54,31 @@ def read_units(
     """Read all units on threads (decoders let go of Python's lock), a few ahead of the caller.
 
     Args:
-      of_record: what is kept of a record, such as its image made small; runs on the threads.
+      of_record: what is kept of a record, such as its image made small, given the record by its
+        full name; runs on the threads.
       on_error: what a unit that cannot be read does: "fail" raises its DataError, "skip" gives
         it with its problem.
-      skip_at_most: raise DataError once more than this share of the units was skipped; the
-        first few units of a set are let pass until the share means something.
+      skip_at_most: raise DataError once more than this share of the units was skipped. Where the
+        share is above 0, one may be, of however few.
 
     Yields the units in the catalogue's order, whatever the number of workers.
     """
     units, workers = catalogue.units, workers or min(8, os.cpu_count() or 1)
     allowed = max(1, int(skip_at_most * len(units))) if skip_at_most > 0 else 0
     problems: list[str] = []
+    left = iter(units)
     waiting: deque[Future[Read]] = deque()
     with ThreadPoolExecutor(workers) as pool:
+
+        def submit(count: int) -> None:
+            for unit in itertools.islice(left, count):
+                waiting.append(pool.submit(read_unit, unit, of_record))
+
         try:
-            for place in range(len(units) + 2 * workers):
-                if place < len(units):
-                    waiting.append(pool.submit(read_unit, units[place], of_record))
-                if not waiting or (place < len(units) and len(waiting) <= 2 * workers):
-                    continue
+            submit(2 * workers)
+            while waiting:
                 read = waiting.popleft().result()
+                submit(1)
                 if read.problem and on_error == "fail":
                     raise DataError(read.problem)
                 problems += [read.problem] if read.problem else []
@@ -106,7 +116,7 @@ def load_samples(catalogue: Catalogue, *, image_size: int, on_error: OnError = "
         return np.asarray([value or "" for value in values]) if any(values) else None
 
     return Samples(
-        images=np.stack([to_channels(record.image[None], channels)[0] for record in records]),
+        images=np.stack([to_channels(record.image, channels) for record in records]),
         labels=labels,
         class_names=names,
         groups=groups_of(records, catalogue),
@@ -123,7 +133,7 @@ def class_labels(records: list[Record], catalogue: Catalogue) -> tuple[tuple[str
     several = [isinstance(record.label, tuple) for record in records]
     if any(several) and not all(several):
         raise DataError(f"{catalogue.about}: some images have one class and some a list of labels")
-    each = [r.label if isinstance(r.label, tuple) else (r.label,) for r in records]
+    each = [labels_of(record) for record in records]
     found = {label for labels in each for label in labels}
     names = catalogue.class_names or tuple(sorted(found))
     if found - set(names):

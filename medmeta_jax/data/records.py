@@ -76,12 +76,21 @@ class Catalogue(NamedTuple):
     split: dict[str, tuple[str, ...]] | None = None
 
 
+def labels_of(record: Record) -> tuple[str, ...]:
+    """A record's labels, one or several."""
+    return record.label if isinstance(record.label, tuple) else (record.label,)
+
+
+def full_name(unit: Unit, record: Record) -> str:
+    """What a record is called among all: its unit, and its place in it where there are several."""
+    return f"{unit.name}[{record.name}]" if record.name else unit.name
+
+
 def checked(unit: Unit, records: list[Record]) -> list[Record]:
     """The records of a unit, or DataError where one is not as `Record` says."""
 
     def refuse(record: Record, what: Any) -> None:
-        place = f"{unit.name}[{record.name}]" if record.name else unit.name
-        raise DataError(f"{place}: {what}; repair or remove it")
+        raise DataError(f"{full_name(unit, record)}: {what}; repair or remove it")
 
     for record in records:
         image, mask = record.image, record.mask

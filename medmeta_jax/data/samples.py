@@ -6,7 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -83,6 +83,13 @@ def read_image(path: Path) -> np.ndarray:
     return array[..., None] if grey else array
 
 
+def as_pil(image: np.ndarray) -> Any:
+    """[H, W, 1 or 3] uint8 as a Pillow image, grey or colour."""
+    from PIL import Image
+
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+
+
 def fit_image(image: np.ndarray, image_size: int) -> np.ndarray:
     """[H, W, C] uint8 -> [image_size, image_size, C] uint8: the longer side is scaled to
     `image_size` and the shorter one padded with black, so that shapes keep their proportions.
@@ -91,13 +98,12 @@ def fit_image(image: np.ndarray, image_size: int) -> np.ndarray:
 
     if image.shape[:2] == (image_size, image_size):
         return image
-    flat = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    padded = ImageOps.pad(flat, (image_size, image_size), Image.Resampling.BILINEAR)
+    padded = ImageOps.pad(as_pil(image), (image_size, image_size), Image.Resampling.BILINEAR)
     return np.asarray(padded, np.uint8).reshape(image_size, image_size, -1)
 
 
 def to_channels(images: np.ndarray, channels: int) -> np.ndarray:
-    """Grey to RGB by repeating, RGB to grey by ITU-R 601 luma; [N, H, W, C] uint8."""
+    """Grey to RGB by repeating, RGB to grey by ITU-R 601 luma; [..., H, W, C] uint8."""
     if images.shape[-1] == channels:
         return images
     if channels == 3:

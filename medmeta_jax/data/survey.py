@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from medmeta_jax.data.reading import read_units
-from medmeta_jax.data.records import Catalogue, Record
-from medmeta_jax.data.samples import Skipped, to_channels
+from medmeta_jax.data.records import Catalogue, Record, labels_of
+from medmeta_jax.data.samples import Skipped, as_pil, to_channels
 
 NEAR_BITS = 8
 MOST_COMPARED = 2000  # records alike in a part of their hash; beyond, near copies go uncounted
@@ -58,17 +58,16 @@ class Seen(NamedTuple):
 
     look: Look
     image: np.ndarray
-    place: int = 0
+    place: int
 
 
 def look_at(record: Record) -> Look:
     """What is kept of a record."""
     image = record.image
-    labels = record.label if isinstance(record.label, tuple) else (record.label,)
     digest = hashlib.blake2b(repr(image.shape).encode() + image.tobytes(), digest_size=16)
     return Look(
         name=record.name,
-        labels=labels,
+        labels=labels_of(record),
         group=record.group,
         side=record.side,
         domain=record.domain,
@@ -86,8 +85,8 @@ def difference_hash(image: np.ndarray) -> np.ndarray | None:
     """[H, W, C] uint8 -> [32] uint8, 256 bits; None for an image of one value."""
     from PIL import Image
 
-    grey = to_channels(image[None], 1)[0, ..., 0]
-    small = np.asarray(Image.fromarray(grey).resize((17, 16), Image.Resampling.BOX), np.int16)
+    grey = as_pil(to_channels(image, 1))
+    small = np.asarray(grey.resize((17, 16), Image.Resampling.BOX), np.int16)
     if np.ptp(small) == 0:
         return None
     return np.packbits(small[:, 1:] > small[:, :-1])
@@ -96,16 +95,15 @@ def difference_hash(image: np.ndarray) -> np.ndarray | None:
 def go_through(catalogue: Catalogue, unreadable: list[Skipped]) -> Iterator[Seen]:
     """Every record of a catalogue, seen; units that cannot be read are added to `unreadable`."""
 
-    def seen(record: Record) -> Seen:
-        return Seen(look_at(record), record.image)
+    def seen(record: Record) -> tuple[Look, np.ndarray]:
+        return look_at(record), record.image
 
     reads = read_units(catalogue, seen, on_error="skip", skip_at_most=1.0)
     for place, read in enumerate(reads, 1):
         if read.problem:
             unreadable.append(Skipped(read.unit.name, read.problem))
-        for look, image, _ in read.records:
-            name = f"{read.unit.name}[{look.name}]" if look.name else read.unit.name
-            yield Seen(look._replace(name=name), image, place)
+        for look, image in read.records:
+            yield Seen(look, image, place)
 
 
 def near_pairs(looks: list[Look]) -> tuple[list[tuple[int, int]], int]:

@@ -153,6 +153,10 @@ def test_killed_half_way_is_never_read_and_done_again_gives_the_same(tmp_path: P
         ({"samples": 35}, "speaks of 35 images, 36 are stored"),
         ({"files": None}, "files is not of type dict"),
         ({"split": 3}, "split is not a mapping"),
+        ({"files": {"../x": {"bytes": 1, "sha256": ""}}}, r"\.\./x lies elsewhere"),
+        ({"files": {"/x": {"bytes": 1, "sha256": ""}}}, "/x lies elsewhere"),
+        ({"files": {"x": {"bytes": 1}}}, "x has no size or no checksum"),
+        ({"files": {"x": 3}}, "damaged or missing"),
     ],
 )
 def test_a_manifest_that_is_not_right_is_refused(tmp_path: Path, change, message: str) -> None:
