@@ -1,0 +1,53 @@
+"""Comma-separated tables, and the options of a source: read and checked in one way."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from medmeta_jax.data.samples import DataError
+
+
+def check_option(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """DataError where an option is none of its choices."""
+    if value not in choices:
+        raise DataError(f"the option {name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def read_table(path: Path, needs: tuple[str, ...]) -> Iterator[dict[str, str]]:
+    """The rows of a comma-separated table in turn: cells by column, stripped of spaces.
+
+    Columns without a name and blank lines are passed over. Raises DataError naming the file and
+    the column or line where the table is damaged, has no rows, or lacks one of `needs`.
+    """
+    columns: list[tuple[int, str]] = []
+    empty = True
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as handle:
+            reader = csv.reader(handle, strict=True)
+            for line in reader:
+                cells = [cell.strip() for cell in line]
+                if not any(cells):
+                    continue
+                if not columns:
+                    columns = [(place, name) for place, name in enumerate(cells) if name]
+                    check_columns(path, {name for _, name in columns}, needs)
+                    continue
+                if len(cells) <= columns[-1][0]:
+                    raise DataError(
+                        f"{path}: line {reader.line_num} has {len(cells)} cells and the header "
+                        f"names {len(columns)}; repair it, or download the table again"
+                    )
+                empty = False
+                yield {name: cells[place] for place, name in columns}
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: not a readable table ({error}); download it again") from None
+    if empty:
+        raise DataError(f"{path}: has no rows; download it again")
+
+
+def check_columns(path: Path, found: set[str], needs: tuple[str, ...]) -> None:
+    """DataError where a table lacks columns."""
+    if lacking := sorted(set(needs) - found):
+        raise DataError(f"{path}: lacks the columns {lacking}; needs {', '.join(needs)}")

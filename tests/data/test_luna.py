@@ -1,0 +1,322 @@
+"""LUNA16: MetaImage read by its header, the world in millimetres, patches, and what is refused."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medmeta_jax.data import luna, sources
+from medmeta_jax.data.records import Record
+from medmeta_jax.data.samples import DataError
+
+SHAPE = (10, 40, 40)  # z, y, x
+FIELDS = {
+    "ObjectType": "Image", "NDims": "3", "BinaryData": "True", "BinaryDataByteOrderMSB": "False",
+    "CompressedData": "False", "TransformMatrix": "1 0 0 0 1 0 0 0 1", "Offset": "-80 -40 -100",
+    "CenterOfRotation": "0 0 0", "AnatomicalOrientation": "RAI", "ElementSpacing": "2 2 5",
+    "DimSize": "40 40 10", "ElementType": "MET_SHORT", "ElementDataFile": "s1.raw",
+}  # fmt: skip
+NODULES = "seriesuid,coordX,coordY,coordZ,diameter_mm\ns1,-60,-10,-80,8\n"
+
+
+def write_scan(folder: Path, values: np.ndarray, uid: str = "s1", **fields: str) -> Path:
+    """A header and its voxels, as LUNA has them; fields of its header may be changed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # ElementDataFile ends a header, whatever is added to it.
+    header = {**FIELDS, "ElementDataFile": f"{uid}.raw", **fields}
+    header["ElementDataFile"] = header.pop("ElementDataFile")
+    text = "".join(f"{key} = {value}\n" for key, value in header.items() if value)
+    (folder / f"{uid}.mhd").write_text(text)
+    (folder / f"{uid}.raw").write_bytes(values.tobytes())
+    return folder / f"{uid}.mhd"
+
+
+def lung() -> np.ndarray:
+    """Lung of -800 HU with a voxel of tissue at x = 10, y = 15, z = 4."""
+    values = np.full(SHAPE, -800, "<i2")
+    values[4, 15, 10] = 50
+    return values
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_scan(tmp_path / "subset0", lung())
+    (tmp_path / "annotations.csv").write_text(NODULES)
+    return tmp_path
+
+
+def records(root: Path, **options: float | str) -> list[Record]:
+    return [r for unit in sources.catalogue(str(root), **options).units for r in unit.read()]
+
+
+def grey(hounsfield: float) -> int:
+    """In the lung window, from -1350 to 150."""
+    return round((hounsfield + 1350) / 1500 * 255)
+
+
+def test_a_nodule_is_in_the_middle_of_its_patch(root: Path) -> None:
+    """World -60, -10, -80 is voxel 10, 15, 4; 40 mm are 20 voxels."""
+    nodule, background = records(root)
+    assert nodule.image.shape == background.image.shape == (20, 20, 1)
+    assert nodule.image[10, 10, 0] == grey(50)
+    assert (np.delete(nodule.image.ravel(), 10 * 20 + 10) == grey(-800)).all()
+    assert (nodule.name, nodule.label, nodule.group) == ("nodule0", "nodule", "s1")
+    assert (background.name, background.label) == ("background0", "background")
+    assert {r.modality for r in (nodule, background)} == {"ct"}
+
+
+def test_the_mask_is_a_disc_of_the_diameter(root: Path) -> None:
+    """8 mm across: less than 4 mm from the centre, at steps of 2 mm: 9 voxels."""
+    nodule, background = records(root)
+    expected = np.zeros((20, 20), np.uint8)
+    expected[9:12, 9:12] = 1
+    np.testing.assert_array_equal(nodule.mask, expected)
+    assert background.mask.shape == (20, 20)
+    assert not background.mask.any()
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_the_disc_is_around_the_centre_and_not_its_voxel(root: Path, axis: int) -> None:
+    """0.9 mm beside voxel 10 (or 15): it and the next, 1.1 mm away, are within 1.5 mm."""
+    there = ("-59.1,-10", "-60,-9.1")[axis]
+    (root / "annotations.csv").write_text(NODULES.replace("-60,-10", there).replace(",8\n", ",3\n"))
+    nodule, _ = records(root)
+    expected = np.zeros((20, 20), np.uint8)
+    expected[10, 10] = expected[(10, 11)[axis], (11, 10)[axis]] = 1
+    np.testing.assert_array_equal(nodule.mask, expected)
+
+
+def test_the_nearest_voxel_is_the_middle(root: Path) -> None:
+    """1.1 mm from voxel 10 is nearer to 11; 2.6 mm from slice 4, of 5 mm, nearer to 5."""
+    (root / "annotations.csv").write_text(NODULES.replace("-60,", "-58.9,"))
+    assert records(root)[0].image[10, 9, 0] == grey(50)
+    (root / "annotations.csv").write_text(NODULES.replace("-80,", "-77.4,"))
+    assert (records(root)[0].image == grey(-800)).all()
+
+
+def test_black_is_where_the_scan_ends(root: Path) -> None:
+    (root / "annotations.csv").write_text(NODULES.replace("-60,-10", "-80,-40"))
+    nodule, _ = records(root)
+    assert nodule.image.shape == (20, 20, 1)
+    assert not nodule.image[:10].any()
+    assert not nodule.image[:, :10].any()
+    assert (nodule.image[10:, 10:] == grey(-800)).all()
+
+
+def test_patches_are_of_the_size_asked(root: Path) -> None:
+    assert records(root, patch_mm=16)[0].image.shape == (8, 8, 1)
+    for size in (0.5, 501, float("nan")):
+        with pytest.raises(DataError, match="the option patch_mm must be from 1 to 500 mm"):
+            records(root, patch_mm=size)
+    with pytest.raises(DataError, match="the option missing must be one of fail, leave"):
+        records(root, missing="never")
+
+
+def test_background_is_lung_far_from_nodules(root: Path) -> None:
+    """Only one place of the scan is of lung and 30 mm away: others are air, or too near."""
+    values = np.full(SHAPE, -1000, "<i2")
+    values[4, 14:17, 9:12] = -800
+    values[4, 15, 35] = -700
+    write_scan(root / "subset0", values)
+    _, background = records(root)
+    assert background.image[10, 10, 0] == grey(-700)
+    values[4, 15, 35] = -1000
+    write_scan(root / "subset0", values)
+    with pytest.raises(DataError, match=r"s1\.mhd: no places of lung found 30 mm from its nodules"):
+        records(root)
+
+
+def test_seeds_give_other_places(root: Path) -> None:
+    rng = np.random.default_rng(0)
+    write_scan(root / "subset0", rng.integers(-900, -600, SHAPE).astype("<i2"))
+    one, again, other = (records(root, seed=seed)[1].image for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, again)
+    assert (one != other).any()
+
+
+@pytest.mark.parametrize("name", ["candidates.csv", "candidates_V2.csv"])
+def test_background_is_of_candidates_that_are_none(root: Path, name: str) -> None:
+    """Not one of class 1, nor one 20 mm from the nodule, nor one of another scan."""
+    values = lung()
+    values[6, 20, 30] = 100
+    write_scan(root / "subset0", values)
+    (root / name).write_text(
+        "seriesuid,coordX,coordY,coordZ,class\n"
+        "s1,-5,35,-60,1\ns1,-40,-10,-80,0\ns1,-20,0,-70,0\ns2,-78,30,-90,0\n"
+    )
+    for seed in range(5):
+        _, background = records(root, seed=seed)
+        assert background.image[10, 10, 0] == grey(100)
+
+
+@pytest.mark.parametrize("flips", [(-1, -1, 1), (1, -1, -1), (-1, 1, 1)])
+def test_flipped_axes_are_turned_back(root: Path, flips: tuple[int, int, int]) -> None:
+    """The same scan, stored from its other ends: the same patches."""
+    straight = records(root)[0]
+    values, steps = lung(), flips[::-1]
+    stored = values[:: steps[0], :: steps[1], :: steps[2]]
+    first = [
+        start + (n - 1) * step if flip < 0 else start
+        for start, n, step, flip in zip(
+            (-80, -40, -100), (40, 40, 10), (2, 2, 5), flips, strict=True
+        )
+    ]
+    write_scan(
+        root / "subset0",
+        np.ascontiguousarray(stored),
+        TransformMatrix=" ".join(str(v) for v in np.diag(flips).ravel()),
+        Offset=" ".join(map(str, first)),
+    )
+    np.testing.assert_equal(records(root)[0]._asdict(), straight._asdict())
+
+
+def test_other_encodings_give_the_same(root: Path) -> None:
+    """Big-endian, other kinds of number, compressed, and in one file with the header."""
+    folder, values = root / "subset0", lung()
+    straight = records(root)[0].image
+    for kind, dtype in (("MET_FLOAT", "<f4"), ("MET_INT", "<i4"), ("MET_DOUBLE", "<f8")):
+        write_scan(folder, values.astype(dtype), ElementType=kind)
+        np.testing.assert_array_equal(records(root)[0].image, straight)
+    write_scan(folder, values.astype(">i2"), BinaryDataByteOrderMSB="True")
+    np.testing.assert_array_equal(records(root)[0].image, straight)
+    write_scan(folder, values, CompressedData="True", ElementDataFile="s1.zraw")
+    (folder / "s1.zraw").write_bytes(zlib.compress(values.tobytes()))
+    np.testing.assert_array_equal(records(root)[0].image, straight)
+    path = write_scan(folder, values, ElementDataFile="LOCAL")
+    path.write_bytes(path.read_bytes() + values.tobytes())
+    (folder / "s1.raw").unlink()
+    np.testing.assert_array_equal(records(root)[0].image, straight)
+
+
+def test_as_the_library_writes_it(tmp_path: Path) -> None:
+    """Where SimpleITK is installed: its files, and its own points and voxels."""
+    sitk = pytest.importorskip("SimpleITK")
+    rng = np.random.default_rng(0)
+    image = sitk.GetImageFromArray(rng.integers(-900, 100, (5, 6, 7)).astype(np.int16))
+    image.SetSpacing((0.7, 0.7, 2.5))
+    image.SetOrigin((-10.5, 20.25, -300.0))
+    image.SetDirection((-1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0))
+    for compressed in (False, True):
+        sitk.WriteImage(image, str(tmp_path / "x.mhd"), compressed)
+        scan = luna.read_scan(tmp_path / "x.mhd")
+        for index in ((0, 0, 0), (6, 5, 4), (3, 1, 2)):
+            at = scan.voxel(image.TransformIndexToPhysicalPoint(index))
+            x, y, z = np.round(at).astype(int)
+            np.testing.assert_allclose(at, (x, y, z), atol=1e-6)
+            assert scan.values[z, y, x] == image.GetPixel(index)
+
+
+def test_scans_that_are_not_there_are_left_out_and_said(root: Path) -> None:
+    write_scan(root / "subset3", lung(), "s2")  # has no nodule
+    (root / "annotations.csv").write_text(NODULES + "s9,0,0,0,5\n")
+    with pytest.raises(DataError, match=r"annotations\.csv: 1 of its scans .* first s9\.mhd"):
+        sources.catalogue(str(root))
+    found = sources.catalogue(str(root), missing="leave")
+    assert [unit.name for unit in found.units] == ["subset0/s1.mhd"]
+    assert found.about.endswith("1 annotated scans not there; 1 scans without nodules left out")
+
+
+def header(**fields: str) -> Callable[[Path], None]:
+    return lambda root: write_scan(root / "subset0", lung(), **fields) and None
+
+
+def table(text: str) -> Callable[[Path], None]:
+    return lambda root: (root / "annotations.csv").write_text(text) and None
+
+
+def candidates(text: str) -> Callable[[Path], None]:
+    columns = "seriesuid,coordX,coordY,coordZ,class\n"
+    return lambda root: (root / "candidates.csv").write_text(columns + text) and None
+
+
+def packed(data: bytes) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        write_scan(root / "subset0", lung(), CompressedData="True")
+        (root / "subset0" / "s1.raw").write_bytes(data)
+
+    return change
+
+
+def raw(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    def damage(root: Path) -> None:
+        path = root / "subset0" / "s1.raw"
+        path.write_bytes(change(path.read_bytes()))
+
+    return damage
+
+
+BYTES = lung().nbytes
+BAD = {
+    "no table": (lambda root: (root / "annotations.csv").unlink(), r"annotations\.csv: no such"),
+    "columns": (table("seriesuid,x\ns1,1\n"), r"annotations\.csv: lacks the columns \['coordX'"),
+    "cut table": (table(NODULES[:-4]), r"annotations\.csv: line 2 has 4 cells"),
+    "text": (table(NODULES.replace("-10", "x")), r"annotations\.csv: s1: coordX.* must be numbers"),
+    "nan": (table(NODULES.replace("-10", "nan")), r"must be numbers"),
+    "diameter": (table(NODULES.replace(",8\n", ",0\n")), r"s1: diameter_mm must be above 0"),
+    "outside": (table(NODULES.replace("-80", "80")), r"s1\.mhd: the point .* lies outside it"),
+    "candidate class": (candidates("s1,0,0,0,2\n"), r"candidates\.csv: class must be 0 or 1"),
+    "candidate text": (candidates("s1,0,x,0,0\n"), r"candidates\.csv: s1: coordX.* numbers"),
+    "two subsets": (
+        lambda root: write_scan(root / "subset1", lung()), r"subset1/s1\.mhd: also in subset0",
+    ),
+    "no voxels": (
+        lambda root: (root / "subset0" / "s1.raw").unlink(), r"s1\.mhd: there is no file s1\.raw",
+    ),
+    "cut": (raw(lambda data: data[:-1]), rf"s1\.raw: {BYTES - 1} bytes of voxels, not {BYTES}"),
+    "longer": (raw(lambda data: data + b"x"), rf"s1\.raw: {BYTES + 1} bytes of voxels, not"),
+    "noise": (raw(lambda data: b"\x00\x80" * (len(data) // 2)), r"s1\.raw: its voxels are no Houn"),
+    "no header": (
+        lambda root: (root / "subset0" / "s1.mhd").write_bytes(b"\x00\xff"), r"s1\.mhd: not a Meta",
+    ),
+    "header bytes": (
+        lambda root: (root / "subset0/s1.mhd").write_bytes(b"\xff\nElementDataFile = s1.raw\n"),
+        r"s1\.mhd: not a Meta",
+    ),
+    "cut header": (header(ElementDataFile=""), r"s1\.mhd: not a MetaImage header that ends in"),
+    "axes": (header(NDims="2"), r"s1\.mhd: NDims must be 3, got '2'"),
+    "no axes": (header(NDims=""), r"NDims must be 3, got None"),
+    "channels": (header(ElementNumberOfChannels="3"), r"ElementNumberOfChannels must be 1"),
+    "text voxels": (header(BinaryData="False"), r"BinaryData must be True"),
+    "inner header": (header(HeaderSize="-1"), r"HeaderSize must be 0"),
+    "huge": (header(DimSize="1000000 1000000 1000000"), r"s1\.mhd: DimSize of 1000000 .* not"),
+    "no size": (header(DimSize="40 0 10"), r"DimSize of 40 0 10 is not to be read"),
+    "half sizes": (header(DimSize="40 40.5 10"), r"DimSize of 40 40\.5 10 is not"),
+    "two sizes": (header(DimSize="40 40"), r"DimSize must be 3 numbers, got '40 40'"),
+    "infinite": (header(Offset="0 inf 0"), r"Offset must be 3 numbers"),
+    "no spacing": (header(ElementSpacing=""), r"ElementSpacing must be 3 numbers, got None"),
+    "zero spacing": (header(ElementSpacing="0 0 5"), r"ElementSpacing must be from 0\.1 to 50"),
+    "tiny spacing": (header(ElementSpacing="1e-9 1e-9 5"), r"ElementSpacing must be from"),
+    "stretched": (header(ElementSpacing="2 3 5"), r"that of x and y the same, got '2 3 5'"),
+    "turned": (header(TransformMatrix="0 1 0 1 0 0 0 0 1"), r"TransformMatrix must be the axes"),
+    "flat": (header(TransformMatrix="0 0 0 0 0 0 0 0 0"), r"TransformMatrix must be the axes"),
+    "tilted": (header(TransformMatrix="1 0 0 0 1 .1 0 0 1"), r"TransformMatrix must be the axes"),
+    "kind": (header(ElementType="MET_STRING"), r"ElementType 'MET_STRING'; must be one of MET_"),
+    "above": (header(ElementDataFile="../s1.raw"), r"ElementDataFile '\.\./s1\.raw' must be"),
+    "root": (header(ElementDataFile="/s1.raw"), r"ElementDataFile '/s1\.raw' must be"),
+    "windows": (header(ElementDataFile="..\\s1.raw"), r"must be a file beside it"),
+    "dots": (header(ElementDataFile=".."), r"ElementDataFile '\.\.' must be"),
+    "not packed": (packed(b"hello"), r"s1\.raw: its compressed voxels are damaged"),
+    "packed, cut": (packed(zlib.compress(lung().tobytes())[:30]), r"s1\.raw: unpacks to other"),
+    "packed, more": (packed(zlib.compress(bytes(BYTES + 10**6))), r"s1\.raw: unpacks to other"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_damage_is_refused_by_name(root: Path, name: str) -> None:
+    damage, message = BAD[name]
+    damage(root)
+    with pytest.raises(DataError, match=message):
+        records(root)
+
+
+def test_what_is_recognised(root: Path, tmp_path: Path) -> None:
+    assert sources.find(str(root)) == "luna"
+    (root / "annotations.csv").unlink()
+    assert luna.recognises(str(root))
+    (root / "subset0" / "s1.mhd").unlink()
+    assert not luna.recognises(str(root))
+    assert not luna.recognises(str(tmp_path / "nowhere"))
