@@ -284,7 +284,9 @@ def test_a_full_disk_ends_the_run_with_a_message(medmeta, archive: Path, tmp_pat
 
 def test_small_verbs(medmeta, archive: Path, tmp_path: Path) -> None:
     found = json.loads(medmeta("data", "list", "--json").stdout)
-    assert {"anatomy", "chestxray", "folder", "npz", "prepared"} <= set(found["sources"])
+    assert set(found["sources"]) == {
+        "anatomy", "chestxray", "folder", "luna", "masks", "npz", "prepared", "voc"
+    }  # fmt: skip
     found = json.loads(medmeta("data", "inspect", archive, "--json").stdout)
     assert (found["samples"], len(found["classes"])) == (108, 9)
     assert found["duplicates"]["exact"]["pairs"] == 0

@@ -1,12 +1,40 @@
-"""Comma-separated tables, and the options of a source: read and checked in one way."""
+"""What sources share: their options, tables and lists, and a first look into a folder."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+import itertools
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from medmeta_jax.data.samples import DataError
+
+LOOKED_AT = 1000  # files of a folder, before it is taken not to be of a layout
+
+
+def first_names(folder: Path) -> list[str]:
+    """Some names of a folder, which may be huge."""
+    with os.scandir(folder) as entries:
+        return [entry.name for entry in itertools.islice(entries, LOOKED_AT)]
+
+
+def by_stem(files: Iterable[Path]) -> dict[str, Path]:
+    """Files by name without suffix; DataError where two share one."""
+    found: dict[str, Path] = {}
+    for path in files:
+        if path.stem in found:
+            raise DataError(f"{path}: {found[path.stem].name} has the same name; remove one")
+        found[path.stem] = path
+    return found
+
+
+def read_list(path: Path) -> str:
+    """The text of a list of image names. Raises DataError where it is no text."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a list of image names ({error})") from None
 
 
 def check_option(name: str, value: str, choices: tuple[str, ...]) -> None:

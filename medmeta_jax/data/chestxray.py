@@ -18,8 +18,10 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from medmeta_jax.data._tables import check_option, read_table
-from medmeta_jax.data.records import Box, Catalogue, Record, Unit
+import numpy as np
+
+from medmeta_jax.data._tables import check_option, read_list, read_table
+from medmeta_jax.data.records import Box, Catalogue, Record, Unit, scaled_box
 from medmeta_jax.data.samples import DataError, read_image, to_channels
 
 TABLES = ("Data_Entry_2017.csv", "Data_Entry_2017_v2020.csv")
@@ -90,13 +92,12 @@ def read(
     """One image, made grey: some of the release are RGBA. Boxes are scaled to its own size."""
     image = to_channels(read_image(path)[None], 1)[0]
     y, x = (side_of / BOX_SIDE for side_of in image.shape[:2])
-    own = tuple(Box(b.x0 * x, b.y0 * y, b.x1 * x, b.y1 * y, b.label) for b in boxes)
+    own = tuple(scaled_box(box, x, y) for box in boxes)
     return [Record(image, label, group=patient, side=side, modality="xray", boxes=own)]
 
 
 def example(where: Path) -> str:
     """Write a small data set in this format; returns the name to load it by."""
-    import numpy as np
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -188,10 +189,7 @@ def read_sides(root: Path, rows: dict[str, Row]) -> dict[str, str]:
         raise DataError(f"{root}: holds one of {' and '.join(LISTS.values())}; add the other")
     sides: dict[str, str] = {}
     for side, path in there.items():
-        try:
-            names = path.read_text(encoding="utf-8-sig").split()
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: not a list of image names ({error})") from None
+        names = read_list(path).split()
         both = next((name for name in names if sides.get(name, side) != side), None)
         if both:
             raise DataError(f"{path}: {both} is in {LISTS['train']} too; remove it from one")

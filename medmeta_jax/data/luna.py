@@ -13,7 +13,6 @@ scan; LUNA has one scan of nearly every patient.
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 import zlib
 from pathlib import Path
@@ -22,14 +21,13 @@ from typing import NamedTuple
 import numpy as np
 
 from medmeta_jax.data._metaimage import Scan, read_scan
-from medmeta_jax.data._tables import check_option, read_table
+from medmeta_jax.data._tables import check_option, first_names, read_table
 from medmeta_jax.data.intensity import to_uint8
 from medmeta_jax.data.records import Catalogue, Record, Unit
 from medmeta_jax.data.samples import DataError
 
 TABLES = ("candidates_V2.csv", "candidates.csv")
 COORDINATES = ("coordX", "coordY", "coordZ")
-LOOKED_AT = 1000  # files of a folder, before it is taken not to be of this layout
 LOWEST_HU = -10_000  # scanners pad with -3024 at the lowest; below this the bytes are no CT
 LUNG_HU = (-950, -500)  # of aerated lung; the air around a patient is lower
 AWAY_MM = 30.0  # of a background patch of 40 mm, from any nodule's centre
@@ -51,7 +49,7 @@ def recognises(source: str) -> bool:
     subset = next((root / f"subset{i}" for i in range(10) if (root / f"subset{i}").is_dir()), None)
     if subset is None or (root / "annotations.csv").is_file():
         return subset is not None
-    return any(path.suffix == ".mhd" for path in itertools.islice(subset.iterdir(), LOOKED_AT))
+    return any(Path(name).suffix == ".mhd" for name in first_names(subset))
 
 
 def catalogue(
@@ -133,7 +131,8 @@ def patch(scan: Scan, nodule: Nodule, patch_mm: float) -> tuple[np.ndarray, np.n
         )
     half = max(1, round(patch_mm / scan.spacing[0] / 2))
     rows, columns = (
-        slice(max(at - half, 0), min(at + half, n)) for at, n in ((y, height), (x, width))
+        slice(max(middle - half, 0), min(middle + half, n))
+        for middle, n in ((y, height), (x, width))
     )
     values = np.asarray(scan.values[z, rows, columns])
     if values.min() < LOWEST_HU:

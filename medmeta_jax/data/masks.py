@@ -18,24 +18,21 @@ instances; see `instances`. Several masks of an image are united: the higher val
 from __future__ import annotations
 
 import functools
-import itertools
-import os
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from medmeta_jax.data._tables import check_option, read_table
+from medmeta_jax.data._tables import by_stem, check_option, first_names, read_table
 from medmeta_jax.data.folder import IMAGE_SUFFIXES
 from medmeta_jax.data.records import TEXT_NAMES, TEXT_SUFFIXES, Catalogue, Record, Unit
-from medmeta_jax.data.samples import DataError, read_image
+from medmeta_jax.data.samples import DataError, open_image, read_image
 
 BUSI_CLASSES = {"benign", "malignant", "normal"}
 BEHIND = re.compile(r"(.+?)(_mask(_\d+)?|_manual1|_1stHO)", re.IGNORECASE)
 PASSED_OVER = {"thumbs.db", "desktop.ini"}
 MOST_VALUES = 32  # of a mask of 8 bits: more are the greys of a resized or lossy picture
-LOOKED_AT = 1000  # files of a folder, before it is taken not to be of this layout
 EXAMPLE_CLASSES = ("a", "b", "c", "d", "e", "f")
 
 
@@ -61,12 +58,6 @@ def recognises(source: str) -> bool:
         )
     except OSError:
         return False
-
-
-def first_names(folder: Path) -> list[str]:
-    """Some names of a folder, which may be huge."""
-    with os.scandir(folder) as entries:
-        return [entry.name for entry in itertools.islice(entries, LOOKED_AT)]
 
 
 def catalogue(source: str, *, instances: str = "merge") -> Catalogue:
@@ -112,18 +103,10 @@ def read(pair: Pair, modality: str | None, *, merge: bool) -> list[Record]:
 
 def read_mask(path: Path, *, merge: bool) -> np.ndarray:
     """One mask as [H, W] uint8. Raises DataError where it is no mask, or not readable."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as opened:
-            opened.load()
-            mode = opened.mode
-            # Of a palette the indices are the labels, and its colours are for the eye.
-            values = np.asarray(opened.convert("L") if mode in ("1", "LA") else opened)
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: too large to be safe to open ({error})") from None
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{path}: not a readable mask ({error}); repair or remove it") from None
+    image = open_image(path, "mask")
+    mode = image.mode
+    # Of a palette the indices are the labels, and its colours are for the eye.
+    values = np.asarray(image.convert("L") if mode in ("1", "LA") else image)
     if mode in ("RGB", "RGBA"):
         if (values[..., :3] != values[..., :1]).any():
             raise DataError(f"{path}: a mask in colours; save it as grey, a value for each label")
@@ -175,16 +158,6 @@ def list_files(folder: Path) -> list[Path]:
             raise DataError(f"{path}: not an image file; convert it to PNG, or remove it")
         files.append(path)
     return files
-
-
-def by_stem(files: list[Path]) -> dict[str, Path]:
-    """Files by name without suffix; DataError where two share one."""
-    found: dict[str, Path] = {}
-    for path in files:
-        if path.stem in found:
-            raise DataError(f"{path}: {found[path.stem].name} has the same name; remove one")
-        found[path.stem] = path
-    return found
 
 
 def pair_up(images: dict[str, Path], masks: dict[str, Path]) -> dict[str, tuple[Path, ...]]:

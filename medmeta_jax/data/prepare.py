@@ -26,7 +26,7 @@ import numpy as np
 
 from medmeta_jax.data import sources
 from medmeta_jax.data.reading import SKIP_AT_MOST, OnError, read_units
-from medmeta_jax.data.records import Box, Catalogue, Record, labels_of
+from medmeta_jax.data.records import Catalogue, Record, labels_of, scaled_box
 from medmeta_jax.data.samples import DataError, as_pil
 
 NAME, VERSION, SPLIT = "medmeta_images", "1.0.0", "images"
@@ -176,7 +176,7 @@ def within(record: Record, image_size: int) -> Record:
     if mask is not None:
         mask = scaled(mask[..., None], Image.Resampling.NEAREST)[..., 0]
     x, y = new[0] / width, new[1] / height
-    boxes = tuple(Box(b.x0 * x, b.y0 * y, b.x1 * x, b.y1 * y, b.label) for b in record.boxes)
+    boxes = tuple(scaled_box(box, x, y) for box in record.boxes)
     return record._replace(image=image, mask=mask, boxes=boxes)
 
 

@@ -76,6 +76,15 @@ class Catalogue(NamedTuple):
     split: dict[str, tuple[str, ...]] | None = None
 
 
+def scaled_box(box: Box, x: float, y: float) -> Box:
+    """A box of an image that was made `x` times as wide and `y` times as high.
+
+    >>> scaled_box(Box(1, 2, 3, 4, "nodule"), 2.0, 0.5)
+    Box(x0=2.0, y0=1.0, x1=6.0, y1=2.0, label='nodule')
+    """
+    return Box(box.x0 * x, box.y0 * y, box.x1 * x, box.y1 * y, box.label)
+
+
 def labels_of(record: Record) -> tuple[str, ...]:
     """A record's labels, one or several."""
     return record.label if isinstance(record.label, tuple) else (record.label,)

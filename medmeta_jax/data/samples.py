@@ -55,6 +55,23 @@ class Samples(NamedTuple):
     skipped: tuple[Skipped, ...] = ()
 
 
+def open_image(path: Path, what: str = "image") -> Any:
+    """One image file as a loaded Pillow image, of any mode.
+
+    Raises DataError, naming the file and `what` it should be, where it is damaged or too large.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as opened:
+            opened.load()
+            return opened
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path}: too large to be safe to open ({error})") from None
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"{path}: not a readable {what} ({error}); repair or remove it") from None
+
+
 def read_image(path: Path) -> np.ndarray:
     """One image file as [H, W, C] uint8, of its own size; C is 1 for grey files, 3 for colour.
 
@@ -64,14 +81,7 @@ def read_image(path: Path) -> np.ndarray:
     """
     from PIL import Image
 
-    try:
-        with Image.open(path) as opened:
-            opened.load()
-            image: Image.Image = opened
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: too large to be safe to open ({error})") from None
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{path}: not a readable image ({error}); repair or remove it") from None
+    image = open_image(path)
     grey = image.mode in ("1", "L", "I", "I;16", "I;16B", "F", "LA")
     if image.mode in ("I", "I;16", "I;16B", "F"):
         values = np.asarray(image, np.float32)

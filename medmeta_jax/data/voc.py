@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medmeta_jax.data._tables import by_stem, read_list
 from medmeta_jax.data.records import Box, Catalogue, Record, Unit
 from medmeta_jax.data.samples import DataError, read_image
 
@@ -50,14 +51,11 @@ def catalogue(
     root = Path(source)
     pairs = list_pairs(root)
     sides = read_sides(root, {image.stem for image, _ in pairs})
+    made = functools.partial(read, crops=crops, margin=margin, least=least)
     units = [
         Unit(
             image.relative_to(root).as_posix(),
-            functools.partial(
-                read, image, xml, side=sides.get(image.stem, ""), margin=margin, least=least
-            )
-            if crops
-            else functools.partial(read_whole, image, xml, sides.get(image.stem, ""), least),
+            functools.partial(made, image, xml, side=sides.get(image.stem, "")),
         )
         for image, xml in pairs
     ]
@@ -66,24 +64,21 @@ def catalogue(
     return Catalogue(units, about=f"{what} of {root.name}{small}")
 
 
-def read(path: Path, xml: Path, *, side: str, margin: float, least: float) -> list[Record]:
-    """A record for each box of an image: its region of the image, uint8; named by its place."""
+def read(
+    path: Path, xml: Path, *, side: str, crops: bool, margin: float, least: float
+) -> list[Record]:
+    """An image with its boxes, labelled by the names that occur, sorted; or (`crops`) a record for
+    each box: its region of the image, named by its place."""
     image = read_image(path)
     boxes = read_boxes(xml, image.shape[1], image.shape[0])
+    kept = {place: box for place, box in enumerate(boxes) if shorter_side(box) >= least}
+    if not crops:
+        label = tuple(sorted({box.label for box in kept.values()}))
+        return [Record(image, label, group=path.stem, side=side, boxes=tuple(kept.values()))]
     return [
         Record(crop(image, box, margin), box.label, f"box{place}", group=path.stem, side=side)
-        for place, box in enumerate(boxes)
-        if shorter_side(box) >= least
+        for place, box in kept.items()
     ]
-
-
-def read_whole(path: Path, xml: Path, side: str, least: float) -> list[Record]:
-    """An image with its boxes; its label: the names that occur, sorted."""
-    image = read_image(path)
-    boxes = read_boxes(xml, image.shape[1], image.shape[0])
-    boxes = tuple(box for box in boxes if shorter_side(box) >= least)
-    label = tuple(sorted({box.label for box in boxes}))
-    return [Record(image, label, group=path.stem, side=side, boxes=boxes)]
 
 
 def shorter_side(box: Box) -> float:
@@ -138,13 +133,8 @@ def example(where: Path) -> str:
 
 def list_pairs(root: Path) -> list[tuple[Path, Path]]:
     """Each image with its XML file, by name; DataError where one lacks the other."""
-    images: dict[str, Path] = {}
-    for path in sorted((root / "JPEGImages").iterdir()):
-        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
-            continue
-        if path.stem in images:
-            raise DataError(f"{path}: {images[path.stem].name} has the same name; remove one")
-        images[path.stem] = path
+    listed = (p for p in (root / "JPEGImages").iterdir() if not p.name.startswith("."))
+    images = by_stem(path for path in sorted(listed) if path.suffix.lower() in IMAGE_SUFFIXES)
     folder = root / "Annotations"
     listed = (p for p in folder.iterdir() if not p.name.startswith("."))
     annotations = {path.stem: path for path in sorted(listed) if path.suffix.lower() == ".xml"}
@@ -164,10 +154,7 @@ def read_sides(root: Path, stems: set[str]) -> dict[str, str]:
         path = root / "ImageSets" / "Main" / f"{name}.txt"
         if not path.is_file():
             continue
-        try:
-            listed = path.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: not a list of image names ({error})") from None
+        listed = read_list(path).splitlines()
         listed = [line.strip() for line in listed if line.strip()]
         if not listed:
             raise DataError(f"{path}: names no image; fill it, or remove it")

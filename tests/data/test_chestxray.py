@@ -13,6 +13,8 @@ from medmeta_jax.data import chestxray, sources
 from medmeta_jax.data.records import Record
 from medmeta_jax.data.samples import DataError
 
+from .damage import check_refused, list_units, write
+
 HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
     "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"
@@ -151,11 +153,6 @@ def edit(name: str, old: str, new: str) -> Callable[[Path], None]:
     return change
 
 
-def write(name: str, text: str | bytes) -> Callable[[Path], None]:
-    content = text if isinstance(text, bytes) else text.encode()
-    return lambda root: (root / name).write_bytes(content) and None
-
-
 def lists(train: str, test: str) -> Callable[[Path], None]:
     def change(root: Path) -> None:
         (root / "train_val_list.txt").write_text(train)
@@ -210,10 +207,7 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_damage_is_refused_by_name(root: Path, name: str) -> None:
-    damage, message = BAD[name]
-    damage(root)
-    with pytest.raises(DataError, match=message):
-        sources.catalogue(str(root))
+    check_refused(root, BAD[name], list_units)
 
 
 def test_options_are_checked(root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 
 from medmeta_jax.data import luna, sources
-from medmeta_jax.data.records import Record
 from medmeta_jax.data.samples import DataError
+
+from .damage import check_refused, records, remove, write
 
 SHAPE = (10, 40, 40)  # z, y, x
 FIELDS = {
@@ -47,10 +49,6 @@ def root(tmp_path: Path) -> Path:
     write_scan(tmp_path / "subset0", lung())
     (tmp_path / "annotations.csv").write_text(NODULES)
     return tmp_path
-
-
-def records(root: Path, **options: float | str) -> list[Record]:
-    return [r for unit in sources.catalogue(str(root), **options).units for r in unit.read()]
 
 
 def grey(hounsfield: float) -> int:
@@ -224,8 +222,7 @@ def header(**fields: str) -> Callable[[Path], None]:
     return lambda root: write_scan(root / "subset0", lung(), **fields) and None
 
 
-def table(text: str) -> Callable[[Path], None]:
-    return lambda root: (root / "annotations.csv").write_text(text) and None
+table = functools.partial(write, "annotations.csv")
 
 
 def candidates(text: str) -> Callable[[Path], None]:
@@ -251,7 +248,7 @@ def raw(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
 
 BYTES = lung().nbytes
 BAD = {
-    "no table": (lambda root: (root / "annotations.csv").unlink(), r"annotations\.csv: no such"),
+    "no table": (remove("annotations.csv"), r"annotations\.csv: no such"),
     "columns": (table("seriesuid,x\ns1,1\n"), r"annotations\.csv: lacks the columns \['coordX'"),
     "cut table": (table(NODULES[:-4]), r"annotations\.csv: line 2 has 4 cells"),
     "text": (table(NODULES.replace("-10", "x")), r"annotations\.csv: s1: coordX.* must be numbers"),
@@ -264,16 +261,16 @@ BAD = {
         lambda root: write_scan(root / "subset1", lung()), r"subset1/s1\.mhd: also in subset0",
     ),
     "no voxels": (
-        lambda root: (root / "subset0" / "s1.raw").unlink(), r"s1\.mhd: there is no file s1\.raw",
+        remove("subset0/s1.raw"), r"s1\.mhd: there is no file s1\.raw",
     ),
     "cut": (raw(lambda data: data[:-1]), rf"s1\.raw: {BYTES - 1} bytes of voxels, not {BYTES}"),
     "longer": (raw(lambda data: data + b"x"), rf"s1\.raw: {BYTES + 1} bytes of voxels, not"),
     "noise": (raw(lambda data: b"\x00\x80" * (len(data) // 2)), r"s1\.raw: its voxels are no Houn"),
     "no header": (
-        lambda root: (root / "subset0" / "s1.mhd").write_bytes(b"\x00\xff"), r"s1\.mhd: not a Meta",
+        write("subset0/s1.mhd", b"\x00\xff"), r"s1\.mhd: not a Meta",
     ),
     "header bytes": (
-        lambda root: (root / "subset0/s1.mhd").write_bytes(b"\xff\nElementDataFile = s1.raw\n"),
+        write("subset0/s1.mhd", b"\xff\nElementDataFile = s1.raw\n"),
         r"s1\.mhd: not a Meta",
     ),
     "cut header": (header(ElementDataFile=""), r"s1\.mhd: not a MetaImage header that ends in"),
@@ -307,10 +304,7 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_damage_is_refused_by_name(root: Path, name: str) -> None:
-    damage, message = BAD[name]
-    damage(root)
-    with pytest.raises(DataError, match=message):
-        records(root)
+    check_refused(root, BAD[name])
 
 
 def test_what_is_recognised(root: Path, tmp_path: Path) -> None:

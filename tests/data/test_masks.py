@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import functools
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +12,11 @@ from PIL import Image
 
 from medmeta_jax.data import masks, sources
 from medmeta_jax.data.reading import read_units
-from medmeta_jax.data.records import Record
 from medmeta_jax.data.samples import DataError
 
-REAL = Path(os.environ.get("MEDMETA_TEST_DATA") or "../shared/data")
+from .damage import check_refused, records, remove, write
+from .test_sources import REAL, needs_real
+
 SHAPE = (6, 8)
 
 
@@ -54,10 +54,6 @@ def busi(tmp_path: Path) -> Path:
             save(where / name / f"{name} ({i})_mask.png", mask)
     save(where / "benign" / "benign (1)_mask_1.png", columns(5), "1")
     return where
-
-
-def records(root: Path, **options: str) -> list[Record]:
-    return [r for unit in sources.catalogue(str(root), **options).units for r in unit.read()]
 
 
 def test_pairs_are_one_class_named_after_their_folder(root: Path) -> None:
@@ -144,14 +140,7 @@ def test_what_is_no_sample_is_passed_over(root: Path) -> None:
     assert len(records(root)) == 2
 
 
-def remove(name: str) -> Callable[[Path], None]:
-    return lambda root: (root / name).unlink()
-
-
-def table(text: str) -> Callable[[Path], None]:
-    return lambda root: (root / "labels.csv").write_text(text) and None
-
-
+table = functools.partial(write, "labels.csv")
 BAD = {
     "no mask": (remove("masks/b.png"), r"images/b\.png: an image without a mask b\.png"),
     "no image": (remove("images/b.png"), r"masks/b\.png: a mask without its image b\.png"),
@@ -204,10 +193,7 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_damage_is_refused_by_name(root: Path, name: str) -> None:
-    damage, message = BAD[name]
-    damage(root)
-    with pytest.raises(DataError, match=message):
-        records(root)
+    check_refused(root, BAD[name])
 
 
 def test_empty_folders_are_refused(root: Path) -> None:
@@ -245,7 +231,7 @@ def test_what_is_recognised(root: Path, busi: Path, tmp_path: Path) -> None:
     assert not masks.recognises(str(tmp_path / "nowhere"))
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"no real data at {REAL}")
+@needs_real
 @pytest.mark.parametrize(
     ("name", "labels", "values"),
     [

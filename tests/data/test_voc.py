@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,11 @@ from medmeta_jax.data.reading import read_units
 from medmeta_jax.data.records import Box
 from medmeta_jax.data.samples import DataError
 
-REAL = Path(os.environ.get("MEDMETA_TEST_DATA") or "../shared/data") / "bccd"
+from .damage import Damage, check_refused, list_units, remove, write
+from .test_sources import REAL, needs_real
+
+BCCD = REAL / "bccd"
+
 Corners = tuple[float, float, float, float]
 
 
@@ -123,17 +125,8 @@ def test_a_name_that_is_not_ascii(root: Path) -> None:
     assert "Érythrocyte" in found
 
 
-def remove(name: str) -> Callable[[Path], None]:
-    return lambda root: (root / name).unlink()
-
-
-def listed(name: str, text: str | bytes) -> Callable[[Path], None]:
-    def change(root: Path) -> None:
-        (root / "ImageSets" / "Main").mkdir(parents=True, exist_ok=True)
-        content = text if isinstance(text, bytes) else text.encode()
-        (root / "ImageSets" / "Main" / name).write_bytes(content)
-
-    return change
+def listed(name: str, text: str | bytes) -> Damage:
+    return write(f"ImageSets/Main/{name}", text)
 
 
 BAD_LISTINGS = {
@@ -158,10 +151,7 @@ BAD_LISTINGS = {
 
 @pytest.mark.parametrize("name", BAD_LISTINGS)
 def test_bad_listings_are_refused_by_name(root: Path, name: str) -> None:
-    damage, message = BAD_LISTINGS[name]
-    damage(root)
-    with pytest.raises(DataError, match=message):
-        sources.catalogue(str(root))
+    check_refused(root, BAD_LISTINGS[name], list_units)
 
 
 BAD_BOXES = {
@@ -242,15 +232,15 @@ def test_what_is_recognised(root: Path) -> None:
     assert not voc.recognises(str(root))
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"no real data at {REAL}")
+@needs_real
 def test_real_smears() -> None:
     """Two boxes have xmin = xmax: one pixel each as VOC counts, so that all 4888 are there."""
-    crops = [r for read in read_units(sources.catalogue(str(REAL))) for r in read.records]
+    crops = [r for read in read_units(sources.catalogue(str(BCCD))) for r in read.records]
     assert Counter(r.label for r in crops) == {"RBC": 4155, "WBC": 372, "Platelets": 361}
     assert sorted(r.image.shape[0] for r in crops)[:3] == [1, 1, 29]
     assert len({r.group for r in crops}) == 364
     whole = [
-        r for read in read_units(sources.catalogue(str(REAL), crops=False)) for r in read.records
+        r for read in read_units(sources.catalogue(str(BCCD), crops=False)) for r in read.records
     ]
     assert Counter(r.side for r in whole) == {"train": 292, "test": 72}
     assert sum(len(r.boxes) for r in whole) == 4888
