@@ -22,6 +22,7 @@ from medmeta_jax import (
 )
 from medmeta_jax.checkpoint import Checkpoints
 from medmeta_jax.config import TrainConfig
+from medmeta_jax.data import folder
 from medmeta_jax.data.samples import DataError
 from medmeta_jax.evaluation import Predictions, evaluate, sample_key
 from medmeta_jax.experiment import Experiment
@@ -257,6 +258,18 @@ def test_classes_of_several_labels_are_not_rotated(tmp_path: Path) -> None:
     config = findings(tmp_path)
     with pytest.raises(DataError, match="meta-train: images have several labels"):
         experiments.build(dataclasses.replace(config, rotate_classes=True))
+
+
+def test_a_damaged_file_is_left_out_where_asked_and_told(tmp_path: Path) -> None:
+    source = folder.example(tmp_path / "damaged")
+    (tmp_path / "damaged" / "a" / "0.png").write_bytes(b"")
+    config = dataclasses.replace(CONFIG, data=source, ways=2)
+    with pytest.raises(DataError, match=r"a/0\.png: not a readable image"):
+        experiments.build(config)
+    made = experiments.build(dataclasses.replace(config, on_error="skip"))
+    facts = running.facts(made, running.task_of(made))
+    assert facts["skipped"] == ["a/0.png"]
+    assert sum(len(pool.x) for pool in made.split.pools.values()) == 35
 
 
 def test_grades_have_a_kappa_and_classes_a_confusion(experiment: Experiment) -> None:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -61,6 +62,25 @@ def test_settings_of_a_method(plan: Plan) -> None:
     assert a.learner is b.learner
     assert a.config.hyper["pretrain_steps"] == BUDGET.meta_steps // 2
     assert trainer.made("maml", 0, inner_lr=0.5).config.hyper["inner_lr"] == 0.5
+
+
+def test_raw_centroid_is_the_nearest_class_mean_of_pixels(plan: Plan) -> None:
+    """By NumPy, on an episode of the plan: no network of the shared backbone is in it."""
+    judged = plans.judged_at(plan, "test", 3)
+    episode = judged.sampler(judged.keys[0], judged.pool)
+    learner = protocol.for_method(plan, "raw_centroid").learner
+    key = jax.random.key(0)
+    adapted = learner.adapt(learner.init(key, episode.support.x), episode.support, key)
+    logits = np.asarray(learner.predict(adapted, episode.query.x, episode.query.mask))
+    x, y = (np.asarray(part)[np.asarray(episode.support.mask)] for part in episode.support[:2])
+    means = np.stack([x[y == way].reshape((y == way).sum(), -1).mean(0) for way in (0, 1)])
+    query = np.asarray(episode.query.x).reshape(len(logits), -1)
+    distance = ((query[:, None] - means) ** 2).sum(-1)
+    there = np.asarray(episode.query.mask)
+    np.testing.assert_array_equal(logits.argmax(-1)[there], distance.argmin(-1)[there])
+    # Its logits are the negative squared distances but for a factor and a shift of both.
+    gaps = [np.diff(of)[there, 0] for of in (logits, -distance)]
+    np.testing.assert_allclose(gaps[0] / gaps[1], (gaps[0] / gaps[1])[0], rtol=1e-4)
 
 
 def rows_of(folder: Path) -> dict[str, Any]:

@@ -50,6 +50,17 @@ def looked_at(folder: Path) -> tuple[list[survey.Seen], list[Skipped], dict]:
     return seen, unreadable, found
 
 
+@pytest.mark.parametrize(("flipped", "near"), [(1, True), (8, True), (9, False)])
+def test_copies_are_near_up_to_the_limit(folder: Path, flipped: int, near: bool) -> None:
+    """Bits spread over the whole hash, so that they fall into as many of its parts as they can."""
+    first = looked_at(folder)[0][0].look
+    bits = np.unpackbits(first.near)
+    bits[np.linspace(0, len(bits) - 1, flipped).astype(int)] ^= 1
+    other = first._replace(name="other", exact=b"other", near=np.packbits(bits))
+    pairs, _ = survey.near_pairs([first, other])
+    assert pairs == ([(0, 1)] if near else [])
+
+
 def test_counts_and_copies(folder: Path) -> None:
     _, unreadable, found = looked_at(folder)
     assert not unreadable
