@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from PIL import Image
 
 from medmeta_jax.data import folder, sources
+from medmeta_jax.data.masks import read_mask
 from medmeta_jax.data.samples import DataError, fit_image, read_image, to_channels
 
 REAL = Path(os.environ.get("MEDMETA_TEST_DATA") or "../shared/data")
@@ -83,6 +85,17 @@ def test_sixteen_bits_are_scaled_by_their_own_range(tmp_path: Path) -> None:
 
 def damage_groups(where: Path) -> None:
     (where / "groups.csv").write_text("path,label\na/0.png,a\n")
+
+
+@pytest.mark.parametrize("read", [read_image, lambda path: read_mask(path, merge=True)])
+def test_a_decompression_bomb_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], np.ndarray]
+) -> None:
+    Image.new("L", (30, 20)).save(tmp_path / "bomb.png")
+    assert read(tmp_path / "bomb.png").shape[:2] == (20, 30)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(DataError, match=r"bomb\.png: too large to be safe to open"):
+        read(tmp_path / "bomb.png")
 
 
 def test_groups_by_label_and_name(tmp_path: Path) -> None:
