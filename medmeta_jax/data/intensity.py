@@ -38,8 +38,17 @@ def to_uint8(
     array([  0, 128, 255], dtype=uint8)
     """
     finite = np.isfinite(values)
-    low, high = limits(values[finite if mask is None else finite & mask], method)
-    values = np.where(finite, values, low).astype(np.float64)
+    return between(values, *limits(values[finite if mask is None else finite & mask], method))
+
+
+def between(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Values of any shape -> uint8: 0 at `low` and below and where there is no number, 255 at
+    `high` and above.
+
+    >>> between(np.array([-1.0, 0.5, np.nan]), 0.0, 1.0)
+    array([  0, 128,   0], dtype=uint8)
+    """
+    values = np.where(np.isfinite(values), values, low).astype(np.float64)
     scaled = (np.clip(values, low, high) - low) / max(high - low, 1e-12)
     return np.asarray((scaled * 255).round(), np.uint8)
 
