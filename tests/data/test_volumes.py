@@ -1,0 +1,269 @@
+"""Volumes: their orientation, scaling, grids and slices, and what is refused."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medmeta_jax.data._volumes import (
+    Volume,
+    check_cut,
+    cut,
+    onto,
+    read_mask,
+    read_volume,
+    spread,
+)
+from medmeta_jax.data.samples import DataError
+
+RIGHT, FRONT, HEAD = (3, 2, 2), (1, 4, 2), (1, 2, 5)  # marked voxels of a RAS+ volume
+SHAPE = (4, 5, 6)
+
+
+def marked() -> np.ndarray:
+    """Each of the three voxels has a value of its own."""
+    values = np.zeros(SHAPE, np.int16)
+    values[RIGHT], values[FRONT], values[HEAD] = 50, 100, 200
+    return values
+
+
+def save(path: Path, values: np.ndarray, affine: Any = None, **header: Any) -> Path:
+    image = nib.Nifti1Image(values, np.eye(4) if affine is None else affine)
+    for field, value in header.items():
+        image.header[field] = value
+    nib.save(image, path)
+    return path
+
+
+def volume(values: np.ndarray, spacing: tuple[float, ...] = (1, 1, 1), first: float = 0) -> Volume:
+    affine = np.diag([*spacing, 1.0])
+    affine[:3, 3] = first
+    return Volume(Path("v.nii"), np.asarray(values, np.float32), affine)
+
+
+@pytest.mark.parametrize(
+    "axes", ["RAS", "LPS", "LAS", "PIR", "SAL"], ids=lambda axes: f"stored-{axes}"
+)
+def test_whatever_the_order_of_axes_the_volume_is_the_same(tmp_path: Path, axes: str) -> None:
+    """Values, and the world's place of each voxel."""
+    affine = np.array([[2.0, 0, 0, -7], [0, 3, 0, 11], [0, 0, 4, 5], [0, 0, 0, 1]])
+    whole = nib.Nifti1Image(marked(), affine)
+    turn = nib.orientations.ornt_transform(
+        nib.io_orientation(affine), nib.orientations.axcodes2ornt(axes)
+    )
+    nib.save(whole.as_reoriented(turn), tmp_path / "v.nii.gz")
+    found = read_volume(tmp_path / "v.nii.gz")
+    np.testing.assert_array_equal(found.values, marked())
+    np.testing.assert_allclose(found.affine, affine, atol=1e-6)
+    np.testing.assert_allclose(found.spacing, [2, 3, 4])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32", "float64"])
+def test_values_of_any_real_kind(tmp_path: Path, dtype: str) -> None:
+    found = read_volume(save(tmp_path / "v.nii", marked().astype(dtype)))
+    np.testing.assert_array_equal(found.values, marked())
+    assert found.values.dtype == np.float32
+
+
+def test_stored_values_are_scaled_by_slope_and_intercept(tmp_path: Path) -> None:
+    """Stored 0, 1, 2 and so on, times 2.5, less 1000: written by hand, past the library."""
+    path = save(tmp_path / "v.nii", np.arange(24, dtype=np.int16).reshape(2, 3, 4))
+    data = bytearray(path.read_bytes())
+    data[112:120] = np.array([2.5, -1000], "<f4").tobytes()  # scl_slope, scl_inter
+    path.write_bytes(data)
+    np.testing.assert_array_equal(
+        read_volume(path).values, np.arange(24).reshape(2, 3, 4) * 2.5 - 1000
+    )
+
+
+def test_one_volume_of_four_dimensions(tmp_path: Path) -> None:
+    values = np.stack([marked(), marked() + 7], axis=-1)
+    path = save(tmp_path / "v.nii.gz", values)
+    np.testing.assert_array_equal(read_volume(path).values, marked())
+    np.testing.assert_array_equal(read_volume(path, 1).values, marked() + 7)
+    for frame in (-1, 2):
+        with pytest.raises(DataError, match=r"v\.nii\.gz: the option frame must be from 0 to 1"):
+            read_volume(path, frame)
+
+
+@pytest.mark.parametrize(
+    ("plane", "place", "at"),
+    [
+        # Rows down, columns to the right. x = 3 of 4 is the patient's right: RAS+ grows to it.
+        ("axial", 2, {50: (5 - 1 - 2, 0), 100: (0, 4 - 1 - 1)}),
+        ("coronal", 2, {50: (6 - 1 - 2, 0), 200: (0, 4 - 1 - 1)}),
+        ("sagittal", 1, {100: (6 - 1 - 2, 0), 200: (0, 5 - 1 - 2)}),
+    ],
+)
+def test_slices_are_drawn_as_radiologists_see_them(
+    plane: str, place: int, at: dict[int, tuple[int, int]]
+) -> None:
+    slices = list(cut(volume(marked()), None, plane=plane, slices=0, intensity="range", spacing=0))
+    assert len(slices) == {"axial": 6, "coronal": 5, "sagittal": 4}[plane]
+    expected = np.zeros_like(slices[place].image)
+    for value, where in at.items():
+        expected[where] = round(value / 200 * 255)
+    np.testing.assert_array_equal(slices[place].image, expected)
+    assert slices[place].place == place
+
+
+def test_a_slice_is_scaled_by_its_volume_and_takes_its_mask_along() -> None:
+    values = np.zeros((3, 4, 2))
+    values[..., 1] = 100
+    values[0, 0, 1] = np.nan
+    mask = volume(np.zeros((3, 4, 2)))._replace(values=(values == 100).astype(np.uint8))
+    dark, bright = cut(volume(values), mask, plane="axial", slices=0, intensity="range", spacing=0)
+    assert (dark.image == 0).all()
+    assert bright.image[-1, -1, 0] == 0, "no number: the lowest"
+    assert (bright.image == 255).sum() == (bright.mask == 1).sum() == 11
+    assert not dark.mask.any()
+
+
+def test_statistics_are_of_the_voxels_within() -> None:
+    values = np.array([0.0, 10, 20, 30]).reshape(4, 1, 1)
+    (one,) = cut(
+        volume(values), None, plane="axial", slices=0, intensity="range", spacing=0,
+        within=values > 0,
+    )  # fmt: skip
+    assert one.image.ravel().tolist() == [255, 128, 0, 0]  # 10 is the lowest that counts
+
+
+def test_pixels_are_square(tmp_path: Path) -> None:
+    """4 x 5 x 6 voxels of 1 x 2 x 3 mm: 4 x 10 x 18 mm."""
+    made = volume(marked(), (1, 2, 3))
+    shapes = {
+        (plane, spacing): next(
+            cut(made, made._replace(values=marked().astype(np.uint8)), plane=plane, slices=1,
+                intensity="range", spacing=spacing)
+        )
+        for plane in ("axial", "coronal", "sagittal") for spacing in (0.0, 0.5)
+    }  # fmt: skip
+    sizes = {key: one.image.shape[:2] for key, one in shapes.items()}
+    assert sizes == {
+        ("axial", 0.0): (10, 4), ("axial", 0.5): (20, 8),
+        ("coronal", 0.0): (18, 4), ("coronal", 0.5): (36, 8),
+        ("sagittal", 0.0): (9, 5), ("sagittal", 0.5): (36, 20),
+    }  # fmt: skip
+    for one in shapes.values():
+        assert one.mask.shape == one.image.shape[:2]
+        assert set(one.mask.ravel()) <= {0, 50, 100, 200}, "a mask's labels are never blended"
+
+
+def test_slices_are_spread_over_the_middle() -> None:
+    assert spread(20, 0) == spread(20, 20) == spread(20, 30) == list(range(20))
+    assert spread(20, 1) == [10]
+    assert spread(100, 4) == [20, 40, 60, 80]
+    for depth in range(1, 60):
+        for slices in range(1, depth):
+            places = spread(depth, slices)
+            assert len(set(places)) == slices
+            assert 0 <= places[0] <= places[-1] < depth
+
+
+def test_onto_another_grid() -> None:
+    """Values 0, 10, 20 at 0, 2 and 4 mm; on a grid of 1 mm from 1 to 5 mm, where 5 is outside."""
+    coarse = volume(np.array([0.0, 10, 20]).reshape(3, 1, 1), (2, 1, 1))
+    fine = volume(np.zeros((5, 1, 1)), first=0)._replace(
+        affine=np.array([[1.0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    )
+    moved = onto(coarse, fine)
+    np.testing.assert_allclose(moved.values.ravel(), [5, 10, 15, 20, np.nan])
+    np.testing.assert_array_equal(moved.affine, fine.affine)
+    labels = coarse._replace(values=np.array([0, 7, 9], np.uint8).reshape(3, 1, 1))
+    mask = onto(labels, fine, mask=True)
+    assert mask.values.dtype == np.uint8
+    assert mask.values.ravel()[[1, 3, 4]].tolist() == [7, 9, 0]
+    assert set(mask.values.ravel().tolist()) <= {0, 7, 9}
+    assert onto(coarse, coarse) is coarse
+
+
+def change(path: Path, at: int, content: bytes) -> None:
+    data = bytearray(path.read_bytes())
+    data[at : at + len(content)] = content
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda p: p.write_bytes(b""), "not a readable NIfTI file"),
+        (lambda p: p.write_bytes(p.read_bytes()[:-5]), "not a readable NIfTI file"),
+        (lambda p: p.write_bytes(p.read_bytes()[:200]), "not a readable NIfTI file"),
+        (lambda p: change(p, 344, b"xxxx"), "NIfTI"),
+        (lambda p: change(p, 40, np.array([3, 32767, 32767, 32767], "<i2").tobytes()),
+         r"a volume of \(32767, 32767, 32767\) voxels is not to be read"),
+        (lambda p: change(p, 40, np.array([3, 900, 900, 900], "<i2").tobytes()),
+         "not a readable NIfTI file"),
+        (lambda p: save(p, np.zeros((4, 4), np.int16)), r"a volume of \(4, 4\) voxels"),
+        (lambda p: save(p, np.zeros((2, 2, 2), np.complex64)), "voxels of complex64 are no"),
+        (lambda p: save(p, np.zeros((2, 2, 2), [("R", "u1"), ("G", "u1"), ("B", "u1")])), "are no"),
+        (lambda p: save(p, marked(), np.diag([1, 1, 500, 1])), r"voxels of \[1.0, 1.0, 500.0\] mm"),
+        (lambda p: change(p, 280, np.full(4, np.nan, "<f4").tobytes()), "mm|NIfTI|affine"),
+        (lambda p: change(p, 280, np.zeros(12, "<f4").tobytes()), r"voxels of \[0.0, 0.0, 0.0\]"),
+        (lambda p: save(p, np.full(SHAPE, np.nan, np.float32)), "no value to be scaled by|no value"),
+    ],
+)  # fmt: skip
+def test_damage_is_refused(tmp_path: Path, damage: Any, message: str) -> None:
+    path = save(tmp_path / "v.nii", marked())
+    damage(path)
+    with pytest.raises(DataError, match=rf"v\.nii: .*({message})"):
+        read = read_volume(path)
+        list(cut(read, None, plane="axial", slices=0, intensity="range", spacing=0))
+
+
+def test_a_cut_archive_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "v.nii.gz", marked())
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DataError, match=r"v\.nii\.gz: not a readable NIfTI file"):
+        read_volume(path)
+    path.write_bytes(gzip.compress(b"no header"))
+    with pytest.raises(DataError, match=r"v\.nii\.gz: not a readable NIfTI file"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize(
+    ("values", "affine", "message"),
+    [
+        (np.zeros((4, 5, 5), np.uint8), np.eye(4), "does not lie on the voxels of v.nii, by shape"),
+        (np.zeros(SHAPE, np.uint8), np.diag([1, 1, 1.1, 1]), "does not lie on the voxels"),
+        (np.full(SHAPE, 0.5, np.float32), np.eye(4), "taken for a mask of v.nii"),
+        (np.full(SHAPE, 256, np.int16), np.eye(4), "taken for a mask of v.nii"),
+        (np.full(SHAPE, -1, np.int16), np.eye(4), "taken for a mask of v.nii"),
+        (np.full(SHAPE, np.nan, np.float32), np.eye(4), "taken for a mask of v.nii"),
+        (np.arange(120, dtype=np.uint8).reshape(SHAPE), np.eye(4), "taken for a mask of v.nii"),
+    ],
+)
+def test_what_is_no_mask_is_refused(
+    tmp_path: Path, values: np.ndarray, affine: np.ndarray, message: str
+) -> None:
+    image = read_volume(save(tmp_path / "v.nii", marked()))
+    path = save(tmp_path / "m.nii", values, affine)
+    with pytest.raises(DataError, match=rf"m\.nii: {message}"):
+        read_mask(path, image)
+
+
+def test_a_mask_keeps_its_labels(tmp_path: Path) -> None:
+    image = read_volume(save(tmp_path / "v.nii", marked()))
+    mask = read_mask(save(tmp_path / "m.nii", marked().astype(np.float32)), image)
+    assert mask.values.dtype == np.uint8
+    np.testing.assert_array_equal(mask.values, marked())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"plane": "top"}, "the option plane must be one of sagittal, coronal, axial"),
+        ({"intensity": "best"}, "the option intensity must be one of percentile"),
+        ({"slices": -1}, "the option slices must be >= 0, got -1"),
+        ({"spacing": -1.0}, "the option spacing must be 0 or from 0.01 to 100.0 mm, got -1.0"),
+        ({"spacing": float("nan")}, "the option spacing must be 0 or from"),
+    ],
+)
+def test_options_are_checked(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        check_cut(**{"plane": "axial", "slices": 1, "intensity": "range", "spacing": 0.0, **given})
