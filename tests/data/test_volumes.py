@@ -205,15 +205,19 @@ def change(path: Path, at: int, content: bytes) -> None:
         (lambda p: save(p, marked(), np.diag([1, 1, 500, 1])), r"voxels of \[1.0, 1.0, 500.0\] mm"),
         (lambda p: change(p, 280, np.full(4, np.nan, "<f4").tobytes()), "mm|NIfTI|affine"),
         (lambda p: change(p, 280, np.zeros(12, "<f4").tobytes()), r"voxels of \[0.0, 0.0, 0.0\]"),
-        (lambda p: save(p, np.full(SHAPE, np.nan, np.float32)), "no value to be scaled by|no value"),
+        (lambda p: save(p, np.full(SHAPE, np.nan, np.float32)), "there is no value to scale by"),
     ],
 )  # fmt: skip
 def test_damage_is_refused(tmp_path: Path, damage: Any, message: str) -> None:
     path = save(tmp_path / "v.nii", marked())
     damage(path)
+
+    def slices() -> list[Any]:
+        how = {"plane": "axial", "slices": 0, "intensity": "range", "spacing": 0}
+        return list(cut(read_volume(path), None, **how))
+
     with pytest.raises(DataError, match=rf"v\.nii: .*({message})"):
-        read = read_volume(path)
-        list(cut(read, None, plane="axial", slices=0, intensity="range", spacing=0))
+        slices()
 
 
 def test_a_cut_archive_is_refused(tmp_path: Path) -> None:
