@@ -1,8 +1,10 @@
 """A NumPy archive: `images`, `labels` and optionally `groups`, `domains`, `class_names`;
 or MedMNIST's layout (`train_images`, `train_labels`, `val_images`, ...).
 
-images: [N, H, W] or [N, H, W, C] uint8. labels: [N] or [N, 1] int, or [N, L] of 0 and 1 where an
-image may show several labels or none (then `class_names` names the L). Nothing is unpickled.
+images: [N, H, W] or [N, H, W, C] uint8, C being 1 or 3; or volumes [N, D, H, W] (MedMNIST's 3-D
+sets), of which slices are taken, a volume's all of one group. labels: [N] or [N, 1] int, or [N, L]
+of 0 and 1 where an image may show several labels or none (then `class_names` names the L). Nothing
+is unpickled.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medmeta_jax.data._volumes import spread
 from medmeta_jax.data.records import Catalogue, Record, Unit
 from medmeta_jax.data.samples import DAMAGED, DataError
 
@@ -22,8 +25,14 @@ def recognises(source: str) -> bool:
     return source.endswith(".npz")
 
 
-def catalogue(source: str) -> Catalogue:
-    """The archive as one unit. Raises DataError naming the file and the field."""
+def catalogue(source: str, *, slices: int = 4) -> Catalogue:
+    """The archive as one unit. Raises DataError naming the file and the field.
+
+    Args:
+      slices: how many of a volume, evenly over the middle 80 percent of its depth; 0 for all.
+    """
+    if slices < 0:
+        raise DataError(f"the option slices must be >= 0, got {slices}")
     path = Path(source)
     arrays = read_arrays(path)
     sides = [""]
@@ -48,21 +57,31 @@ def catalogue(source: str) -> Catalogue:
     groups = column(path, arrays, "groups", len(images))
     domains = column(path, arrays, "domains", len(images))
 
+    volumes = images.ndim == 5
+    if volumes and groups is None:
+        groups = np.arange(len(images)).astype(str)
+
     def read() -> list[Record]:
         of_label = dict(zip(known.tolist(), names, strict=True))
         return [
             Record(
                 image=image,
                 label=labels_of(label, of_label),
-                name=str(place),
+                name=f"{place}{which}",
                 group=None if groups is None else str(groups[place]),
                 side=sides[place % len(sides)],
                 domain=None if domains is None else str(domains[place]),
             )
-            for place, (image, label) in enumerate(zip(images, labels, strict=True))
+            for place, (one, label) in enumerate(zip(images, labels, strict=True))
+            for which, image in (slices_of(one, slices) if volumes else [("", one)])
         ]
 
     return Catalogue([Unit(path.name, read)], f"images of {path.name}", class_names=names)
+
+
+def slices_of(volume: np.ndarray, slices: int) -> list[tuple[str, np.ndarray]]:
+    """Slices of [D, H, W, 1], and what each is called."""
+    return [(f" z={place}", volume[place]) for place in spread(len(volume), slices)]
 
 
 def labels_of(label: np.ndarray, names: dict[int, str]) -> str | tuple[str, ...]:
@@ -99,13 +118,16 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def check_arrays(path: Path, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]:
-    """images as [N, H, W, C] uint8 and labels as [N] int or [N, L] 0 and 1, or DataError."""
+    """images as [N, H, W, C] or [N, D, H, W, 1] uint8, and labels as [N] int or [N, L] 0 and 1, or
+    DataError."""
     if images.dtype != np.uint8:
         raise DataError(f"{path}: images must be uint8, got {images.dtype}")
-    if images.ndim == 3:
+    if images.ndim == 3 or (images.ndim == 4 and images.shape[-1] not in (1, 3)):
         images = images[..., None]
-    if images.ndim != 4 or images.shape[-1] not in (1, 3) or not len(images):
-        raise DataError(f"{path}: images must be [N, H, W] or [N, H, W, 1|3], got {images.shape}")
+    if images.ndim not in (4, 5) or not images.size or images.shape[-1] not in (1, 3):
+        raise DataError(
+            f"{path}: images must be [N, H, W], [N, H, W, 1|3] or [N, D, H, W], got {images.shape}"
+        )
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim not in (1, 2) or len(labels) != len(images):

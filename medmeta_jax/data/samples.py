@@ -15,9 +15,11 @@ class DataError(Exception):
     """Data that is missing or cannot be used. The message names the file and the remedy."""
 
 
-# What numpy and zipfile raise on a damaged archive, compressed or not.
+# What numpy and zipfile raise on a damaged archive, compressed or not, or on one whose header asks
+# for more memory than there is.
 DAMAGED = (
-    OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error,
+    OSError, ValueError, EOFError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile,
+    zlib.error,
 )  # fmt: skip
 
 

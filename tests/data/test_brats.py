@@ -167,7 +167,7 @@ def test_labels_3_and_4_do_not_stand_together(root: Path) -> None:
 
 
 def test_text_and_hidden_files_are_passed_over(root: Path) -> None:
-    for name in ("survival.csv", f"{A}/notes.txt", ".DS_Store", f"{A}/.hidden"):
+    for name in ("survival.csv", "HGG/survival.csv", f"{A}/notes.txt", ".DS_Store", f"{A}/.hidden"):
         write(name, "x")(root)
     assert len(records(root, slices=1)) == 8
 

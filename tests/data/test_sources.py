@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -177,6 +179,49 @@ def test_medmnist_layout(tmp_path: Path) -> None:
     assert samples.images.shape == (12, 6, 6, 1)
     assert (samples.sides == "test").sum() == 4
     assert (samples.sides == "train").sum() == 8
+
+
+def test_slices_of_volumes_are_of_one_group(tmp_path: Path) -> None:
+    """MedMNIST's 3-D layout: [N, D, H, W] of grey; a slice knows its volume, side and label."""
+    path = tmp_path / "x3d.npz"
+    volumes = np.arange(3 * 5 * 6 * 7).reshape(3, 5, 6, 7).astype(np.uint8)
+    labels = np.array([[0], [1], [1]], np.uint8)
+    np.savez(
+        path, train_images=volumes[:2], train_labels=labels[:2],
+        test_images=volumes[2:], test_labels=labels[2:],
+    )  # fmt: skip
+    (unit,) = sources.catalogue(str(path), slices=2).units
+    found = unit.read()
+    assert [r.name for r in found] == [f"{n} z={z}" for n in range(3) for z in (1, 3)]
+    assert [r.group for r in found] == ["0", "0", "1", "1", "2", "2"]
+    assert [r.side for r in found] == ["train"] * 4 + ["test"] * 2
+    assert [r.label for r in found] == ["class0"] * 2 + ["class1"] * 4
+    for record, place in zip(found, [(n, z) for n in range(3) for z in (1, 3)], strict=True):
+        np.testing.assert_array_equal(record.image[..., 0], volumes[place])
+    assert len(sources.catalogue(str(path), slices=0).units[0].read()) == 15
+    with pytest.raises(DataError, match="the option slices must be >= 0, got -1"):
+        sources.catalogue(str(path), slices=-1)
+
+
+def test_volumes_keep_the_groups_that_are_given(tmp_path: Path) -> None:
+    np.savez(
+        tmp_path / "x.npz", images=np.zeros((2, 5, 6, 7), np.uint8), labels=[0, 1],
+        groups=["ann", "ben"],
+    )  # fmt: skip
+    samples = sources.load(str(tmp_path / "x.npz"), image_size=6)
+    assert samples.groups.tolist() == ["ann"] * 4 + ["ben"] * 4
+
+
+def test_an_array_larger_than_memory_is_refused(tmp_path: Path) -> None:
+    """A header of 10^6-cubed pixels on a few bytes."""
+    header = io.BytesIO()
+    what = {"descr": "|u1", "fortran_order": False, "shape": (10**6,) * 3}
+    np.lib.format.write_array_header_1_0(header, what)
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("images.npy", header.getvalue() + bytes(100))
+        archive.writestr("labels.npy", header.getvalue() + bytes(100))
+    with pytest.raises(DataError, match=r"x\.npz: not a readable npz archive"):
+        sources.catalogue(str(tmp_path / "x.npz"))
 
 
 BAD_ARCHIVES = {
