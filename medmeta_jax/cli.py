@@ -24,6 +24,7 @@ from medmeta_jax.options import (
     DataInspect,
     DataList,
     DataPrepare,
+    DataSplit,
     Doctor,
     Eval,
     Launch,
@@ -32,7 +33,7 @@ from medmeta_jax.options import (
 
 EXIT_FAILED, EXIT_USAGE, EXIT_DATA, EXIT_PREEMPTED, EXIT_INTERRUPTED = 1, 2, 3, 75, 130
 
-TWO_WORDS = ("data list", "data inspect", "data prepare", "bench methods")
+TWO_WORDS = ("data list", "data inspect", "data prepare", "data split", "bench methods")
 
 USAGE = """usage: medmeta VERB [options]
 
@@ -43,6 +44,7 @@ USAGE = """usage: medmeta VERB [options]
   data list         the data sources there are
   data inspect SRC  what a data set holds
   data prepare SRC  read a data set once into a folder that is quick to open
+  data split SRC    write down which side each image is on, by patient
   doctor            check devices, data, cache and disk
 
   medmeta VERB --help tells a verb's options. Every verb takes --json."""
@@ -199,7 +201,7 @@ def run_verb(arguments: list[str]) -> tuple[dict[str, Any], bool]:
         return data_verbs.data_prepare(asked, how), asked.json
     kinds: dict[str, Any] = {
         "eval": Eval, "bench methods": BenchMethods, "data list": DataList,
-        "data inspect": DataInspect, "doctor": Doctor,
+        "data inspect": DataInspect, "data split": DataSplit, "doctor": Doctor,
     }  # fmt: skip
     if verb not in kinds:
         raise ConfigError(f"no verb {verb!r}{configs.suggest(verb, ['train', 'launch', *kinds])}")
@@ -227,6 +229,8 @@ def run_verb(arguments: list[str]) -> tuple[dict[str, Any], bool]:
 
     if verb == "data list":
         return data_verbs.data_list(), given.json
+    if verb == "data split":
+        return data_verbs.data_split(given), given.json
     return data_verbs.data_inspect(given.source, given.out), given.json
 
 

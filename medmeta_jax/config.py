@@ -43,6 +43,8 @@ class TrainConfig:
     """Another data set to validate on, with all its classes, in place of a part of `data`."""
     meta_test: str | None = None
     """Another data set to be judged on, with all its classes, in place of a part of `data`."""
+    split: str | None = None
+    """A file by `medmeta data split`: which side each image of `data` is on."""
     image_size: int = 28
     """Images are scaled to this many pixels a side, padded to a square."""
     on_error: Literal["fail", "skip"] = "fail"
@@ -223,6 +225,8 @@ def check(config: TrainConfig) -> TrainConfig:
         raise ConfigError(
             f"mixing: must be a number above 0 for data and each of also, got {config.mixing}"
         )
+    if config.split is not None and (config.also or config.meta_val or config.meta_test):
+        raise ConfigError("split: is of one data set; give it without also, meta_val and meta_test")
     if config.outer_lr <= 0:
         raise ConfigError(f"outer_lr: must be > 0, got {config.outer_lr}")
     share = config.meta_batch

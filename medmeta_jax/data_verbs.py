@@ -1,5 +1,5 @@
-"""What the verbs about data do: `data list`, `data inspect`, `data prepare`. Each returns its
-`--json` object."""
+"""What the verbs about data do: `data list`, `data inspect`, `data prepare`, `data split`. Each
+returns its `--json` object."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 
 from medmeta_jax import console
 from medmeta_jax.config import ConfigError
-from medmeta_jax.data import pictures, sources, survey
-from medmeta_jax.data.samples import DataError, Skipped
-from medmeta_jax.options import DataPrepare
+from medmeta_jax.data import pictures, sources, split_file, survey
+from medmeta_jax.data.samples import DataError, Skipped, of_each_class
+from medmeta_jax.data.splits import SIDES
+from medmeta_jax.options import DataPrepare, DataSplit
 
 
 def data_list() -> dict[str, Any]:
@@ -94,3 +95,36 @@ def data_prepare(given: DataPrepare, options: dict[str, Any]) -> dict[str, Any]:
         f"in {seconds:.1f} s; train on it with: medmeta train --data {out}"
     )  # fmt: skip
     return {**found, "out": str(out), "seconds": None if before else round(seconds, 2)}
+
+
+COPIES_AT = 32  # pixels a side at which images are compared
+
+
+def data_split(given: DataSplit) -> dict[str, Any]:
+    """Deal a data set out and write the file; what each side holds, and the file's digest."""
+    if given.out is None:
+        raise ConfigError("out: say which file to write, as in: data split SOURCE --out split.csv")
+    samples = sources.load(given.source, image_size=COPIES_AT, on_error=given.on_error)
+    dealt = split_file.deal(
+        samples, given.by, val=given.val, test=given.test, fold=given.fold, seed=given.seed
+    )
+    split_file.write(Path(given.out), samples, dealt)
+    shown = of_each_class(samples)
+    sides: dict[str, Any] = {}
+    for side in (*SIDES, ""):
+        there = dealt.sides == side
+        counts = dict(zip(samples.class_names, shown[there].sum(0).tolist(), strict=True))
+        groups = None if samples.groups is None else len(set(samples.groups[there].tolist()))
+        sides[side or "none"] = {"images": int(there.sum()), "groups": groups, "classes": counts}
+    for side, facts in sides.items():
+        of_groups = "" if facts["groups"] is None else f" of {facts['groups']} groups"
+        classes = ", ".join(f"{name} {n}" for name, n in facts["classes"].items() if n)
+        console.say(f"{side:6s}{facts['images']} images{of_groups}: {classes or 'no class'}")
+    for one in samples.skipped:
+        console.say(f"left out    {one.reason}")
+    console.say(
+        f"{given.out}, {dealt.digest}; train with: "
+        f"medmeta train --data {given.source} --split {given.out}"
+    )
+    skipped = [one._asdict() for one in samples.skipped]
+    return {"out": given.out, "digest": dealt.digest, "sides": sides, "skipped": skipped}

@@ -101,6 +101,35 @@ class DataPrepare:
 
 
 @dataclasses.dataclass(frozen=True)
+class DataSplit:
+    """Write down which side each image of a data set is on, for: medmeta train --split FILE.
+
+    No group (patient) and no exact copy of an image is on two sides.
+    """
+
+    source: str
+    """A built-in data set's name, a folder or a file."""
+    out: str | None = None
+    """The file to write (CSV). Needed."""
+    by: Literal["class", "group", "one_group", "one_domain"] = "group"
+    """Deal out whole classes; whole groups, each class in the same shares; or leave one group, or
+    one domain, out for test."""
+    val: float = 0.2
+    """The share of the images for meta-validation, by "group"."""
+    test: float = 0.2
+    """The share of the images for meta-test, by "group"."""
+    fold: int = 0
+    """Which group or domain, in sorted order, is meta-test by "one_group" and "one_domain"; the
+    next is meta-validation."""
+    seed: int = 0
+    """Of the order in which groups of one size are dealt."""
+    on_error: Literal["fail", "skip"] = "fail"
+    """What a file that cannot be read does: "skip" leaves it out."""
+    json: bool = False
+    """One JSON object on stdout."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Doctor:
     """Check devices, built-in data, cache, runs folder and versions."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from medmeta_jax.config import ConfigError, TrainConfig
-from medmeta_jax.data import sources
+from medmeta_jax.data import sources, split_file
 from medmeta_jax.data.episodes import EpisodeSpec, check_pool
 from medmeta_jax.data.samples import DataError, Samples
 from medmeta_jax.data.splits import SIDES, Split, make_split
@@ -20,9 +20,14 @@ def load_split(config: TrainConfig) -> Split:
         return sources.load(source, image_size=config.image_size, on_error=config.on_error)
 
     others = {"val": config.meta_val, "test": config.meta_test}
+    parts = {name: load(source) for name, source in domain_names(config).items()}
+    given = None
+    if config.split is not None:
+        given = split_file.read(Path(config.split), *parts.values()).sides
     return make_split(
-        {name: load(source) for name, source in domain_names(config).items()},
+        parts,
         mixing=config.mixing,
+        given=given,
         **{side: load(source) for side, source in others.items() if source is not None},
     )
 

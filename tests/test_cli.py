@@ -320,7 +320,7 @@ def test_a_sources_own_options_are_flags_of_data_prepare(
     assert (given.source, given.out) == (str(archive), "x")
     assert read == {"plane": "coronal", "step": 1}
     monkeypatch.undo()
-    assert cli.parse_prepare([str(archive), "--out", "x"])[1] == {}
+    assert cli.parse_prepare([str(archive), "--out", "x"])[1] == {"slices": 4}
 
 
 def test_data_prepare_then_train(medmeta, archive: Path, tmp_path: Path) -> None:
@@ -339,3 +339,22 @@ def test_data_prepare_then_train(medmeta, archive: Path, tmp_path: Path) -> None
     raw, prepared = (json.loads(done.stdout)["results"][0] for done in both)
     for name in ("episodes_hash", "accuracy"):
         assert raw[name] == prepared[name]
+
+
+def test_a_split_is_written_and_trained_on(medmeta, archive: Path, tmp_path: Path) -> None:
+    file = tmp_path / "split.csv"
+    found = json.loads(medmeta("data", "split", archive, "--out", file, "--json").stdout)
+    assert found["digest"] in medmeta("data", "split", archive, "--out", file).stderr
+    sides = found["sides"]
+    assert sum(side["images"] for side in sides.values()) == 108
+    assert {side: len(facts["classes"]) for side, facts in sides.items()} == {
+        "train": 9, "val": 9, "test": 9, "none": 9,
+    }  # fmt: skip
+    done = medmeta("train", "--data", archive, "--split", file, "--ways", 2, "--queries", 1,
+                   "--image-size", 8, "--dry-run")  # fmt: skip
+    assert f"meta-train 9 classes {sides['train']['images']} images" in done.stderr
+    done = medmeta("train", "--data", archive, "--split", file, "--meta-test", archive)
+    assert_refused(done, 2, "split: is of one data set")
+    done = medmeta("train", "--data", archive, "--split", tmp_path / "absent.csv")
+    assert_refused(done, 3, "absent.csv: no such file; make it by: medmeta data split")
+    assert_refused(medmeta("data", "split", archive), 2, "out: say which file to write")

@@ -52,7 +52,11 @@ def catalogue(source: str) -> Catalogue:
     blocks = [range(first, min(first + BLOCK, count)) for first in range(0, count, BLOCK)]
     split = manifest["split"]
     return Catalogue(
-        [Unit(f"{SPLIT}[{b.start}:{b.stop}]", functools.partial(read, stored, b)) for b in blocks],
+        [
+            # An image keeps its name, so that a split file fits what was prepared too.
+            Unit(f"{SPLIT}[{b.start}:{b.stop}]", functools.partial(read, stored, b), True)
+            for b in blocks
+        ],
         about=manifest["about"],
         class_names=tuple(manifest["class_names"]),
         split=split and {side: tuple(names) for side, names in split.items()},

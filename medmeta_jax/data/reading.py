@@ -122,6 +122,7 @@ def load_samples(catalogue: Catalogue, *, image_size: int, on_error: OnError = "
         groups=groups_of(records, catalogue),
         sides=column([record.side for record in records]),
         domains=column([record.domain for record in records]),
+        names=np.asarray([record.name for record in records]),
         split=catalogue.split,
         about=catalogue.about,
         skipped=tuple(skipped),

@@ -56,10 +56,12 @@ class Record(NamedTuple):
 
 class Unit(NamedTuple):
     """What is read at once. name: as messages and manifests call it, a path below the source's
-    own; read: () -> its records, in a fixed order, or DataError naming the file."""
+    own; read: () -> its records, in a fixed order, or DataError naming the file; whole_names:
+    its records' names are theirs among all, and not their places in it."""
 
     name: str
     read: Callable[[], list[Record]]
+    whole_names: bool = False
 
 
 class Catalogue(NamedTuple):
@@ -92,6 +94,8 @@ def labels_of(record: Record) -> tuple[str, ...]:
 
 def full_name(unit: Unit, record: Record) -> str:
     """What a record is called among all: its unit, and its place in it where there are several."""
+    if unit.whole_names:
+        return record.name
     return f"{unit.name}[{record.name}]" if record.name else unit.name
 
 

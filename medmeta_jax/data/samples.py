@@ -41,6 +41,7 @@ class Samples(NamedTuple):
     sides: [N] str, "train", "test" or "" (either): which side of a split the data set's
         own folders or files put an image on.
     domains: [N] str, or None: where an image comes from.
+    names: [N] str, or None: what messages and split files call an image.
     split: class names by side, where the data set fixes it: {"train", "val", "test"}.
     about: one line that says what the data is, for tables and reports.
     skipped: the files that were left out.
@@ -52,6 +53,7 @@ class Samples(NamedTuple):
     groups: np.ndarray | None = None
     sides: np.ndarray | None = None
     domains: np.ndarray | None = None
+    names: np.ndarray | None = None
     split: dict[str, tuple[str, ...]] | None = None
     about: str = ""
     skipped: tuple[Skipped, ...] = ()
@@ -132,6 +134,13 @@ def shows(samples: Samples, name: str) -> np.ndarray:
     return samples.labels[:, label] if samples.labels.ndim == 2 else samples.labels == label
 
 
+def of_each_class(samples: Samples) -> np.ndarray:
+    """Which classes each image is of, or shows: [N, classes] bool."""
+    if samples.labels.ndim == 2:
+        return samples.labels
+    return np.asarray(samples.labels[:, None] == np.arange(len(samples.class_names)))
+
+
 def join(parts: Mapping[str, Samples]) -> Samples:
     """Several data sets, by name, as one: each is a domain. One alone stays as it is.
 
@@ -158,6 +167,9 @@ def join(parts: Mapping[str, Samples]) -> Samples:
         own = range(len(part.labels)) if part.groups is None else part.groups.tolist()
         return [f"{name}/{group}" for group in own]
 
+    def names(name: str, part: Samples) -> list[str]:
+        return [f"{name}/{own}" for own in (() if part.names is None else part.names)]
+
     def sides(name: str, part: Samples) -> list[str]:
         return [""] * len(part.labels) if part.sides is None else part.sides.tolist()
 
@@ -170,6 +182,7 @@ def join(parts: Mapping[str, Samples]) -> Samples:
         groups=column(groups) if any(p.groups is not None for p in parts.values()) else None,
         sides=column(sides) if any(p.sides is not None for p in parts.values()) else None,
         domains=column(lambda name, part: [name] * len(part.labels)),
+        names=column(names) if all(p.names is not None for p in parts.values()) else None,
         about=" + ".join(part.about for part in parts.values()),
         skipped=tuple(one for part in parts.values() for one in part.skipped),
     )
@@ -187,4 +200,5 @@ def select(samples: Samples, keep: np.ndarray) -> Samples:
         groups=pick(samples.groups),
         sides=pick(samples.sides),
         domains=pick(samples.domains),
+        names=pick(samples.names),
     )

@@ -2,6 +2,7 @@
 
 The rule is fixed, so that a table can be made again from its command alone:
 
+- a split file (`split_file`) says the side of every image;
 - a data set that names its own split keeps it (`Samples.split`);
 - class folders under train/ and test/ that share no class keep those sides;
 - 18 classes or more: by place in the data set's class order, `index % 6 == 5` is
@@ -26,7 +27,16 @@ from typing import NamedTuple
 import numpy as np
 
 from medmeta_jax.data.pool import Pool, Scaling, fit_scaling, make_pool
-from medmeta_jax.data.samples import DataError, Samples, Skipped, join, select, shows, to_channels
+from medmeta_jax.data.samples import (
+    DataError,
+    Samples,
+    Skipped,
+    join,
+    of_each_class,
+    select,
+    shows,
+    to_channels,
+)
 
 SIDES = ("train", "val", "test")
 MIN_CLASSES_FOR_SIXTHS = 18
@@ -135,6 +145,7 @@ def make_split(
     val: Samples | None = None,
     test: Samples | None = None,
     mixing: tuple[float, ...] = (),
+    given: np.ndarray | None = None,
 ) -> Split:
     """Split the classes of a data set and make the pools.
 
@@ -143,6 +154,8 @@ def make_split(
       val, test: other data sets to validate and be judged on, with all their classes; only
         the other sides are then split from `samples`.
       mixing: how often a meta-training episode comes from each domain, where it comes from one.
+      given: [N] str, the side of each image of `samples` or "" for none, in place of the rule;
+        a class may then be on several sides.
 
     Intensity scaling is fitted on the meta-train images alone.
     """
@@ -150,8 +163,10 @@ def make_split(
     joined = join(parts)
     others = {side: s for side, s in (("val", val), ("test", test)) if s is not None}
     own = tuple(side for side in SIDES if side not in others)
-    classes = split_classes(joined, sides=own)
-    if joined.labels.ndim == 2 and len(own) > 1:
+    classes = split_classes(joined, sides=own) if given is None else classes_of(joined, given)
+    if given is not None:
+        sources = {side: select(joined, given == side) for side in SIDES}
+    elif joined.labels.ndim == 2 and len(own) > 1:
         sources = sides_of_images(joined, classes)
     else:
         sources = {
@@ -184,6 +199,15 @@ def make_split(
         shared_groups=0 if "test" in others else len(judged[1] & seen[1]),
         skipped=tuple(one for part in every for one in part.skipped),
     )
+
+
+def classes_of(samples: Samples, given: np.ndarray) -> dict[str, tuple[str, ...]]:
+    """The classes that each side's images are of, or show."""
+    of_class = of_each_class(samples)
+    return {
+        side: tuple(np.asarray(samples.class_names)[of_class[given == side].any(0)].tolist())
+        for side in SIDES
+    }
 
 
 def refuse_shared(
