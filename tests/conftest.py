@@ -14,6 +14,7 @@ import pytest
 
 # Before JAX is touched: tests of parallel code need several (pretended) devices.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MEDMETA_SALT", "of the tests")  # the user's own is not touched
 # Compiling is what these tests wait for: less optimised code, a quarter of the time saved.
 os.environ.setdefault(
     "XLA_FLAGS",

@@ -285,8 +285,8 @@ def test_a_full_disk_ends_the_run_with_a_message(medmeta, archive: Path, tmp_pat
 def test_small_verbs(medmeta, archive: Path, tmp_path: Path) -> None:
     found = json.loads(medmeta("data", "list", "--json").stdout)
     assert set(found["sources"]) == {
-        "anatomy", "brats", "chestxray", "folder", "luna", "masks", "nifti", "npz", "prepared",
-        "voc",
+        "anatomy", "brats", "chestxray", "dicom", "folder", "luna", "masks", "nifti", "npz",
+        "prepared", "voc",
     }  # fmt: skip
     found = json.loads(medmeta("data", "inspect", archive, "--json").stdout)
     assert (found["samples"], len(found["classes"])) == (108, 9)

@@ -19,6 +19,17 @@ def first_names(folder: Path) -> list[str]:
         return [entry.name for entry in itertools.islice(entries, LOOKED_AT)]
 
 
+def walk(root: Path) -> Iterator[Path]:
+    """All files of a tree, folder by folder, in the order of their names."""
+    for path in sorted(root.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from walk(path)
+        else:
+            yield path
+
+
 def by_stem(files: Iterable[Path]) -> dict[str, Path]:
     """Files by name without suffix; DataError where two share one."""
     found: dict[str, Path] = {}

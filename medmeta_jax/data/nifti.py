@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from medmeta_jax.data import brats
-from medmeta_jax.data._tables import check_option, read_table
+from medmeta_jax.data._tables import check_option, read_table, walk
 from medmeta_jax.data._volumes import (
     MOST_LABELS,
     Volume,
@@ -122,17 +121,6 @@ def united(masks: list[Volume]) -> Volume | None:
     for number, mask in enumerate(masks, 1):
         values[mask.values > 0] = number
     return masks[0]._replace(values=values)
-
-
-def walk(root: Path) -> Iterator[Path]:
-    """All files of a tree, folder by folder, in the order of their names."""
-    for path in sorted(root.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            yield from walk(path)
-        else:
-            yield path
 
 
 def list_files(root: Path, label: str) -> list[File]:
