@@ -21,6 +21,8 @@ from medmeta_jax.types import Array, Episode
 # Rows that no algorithm's file stands for: the untrained network fine-tuned on the support set,
 # and the nearest class mean of the pixels themselves.
 SCRATCH, RAW_CENTROID = "scratch", "raw_centroid"
+# Training draws up to as many shots, and up to as many are judged by one program.
+FEW_SHOTS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,12 +89,12 @@ def chosen_methods(names: tuple[str, ...]) -> tuple[str, ...]:
 def make_plan(config: TrainConfig, budget: Budget, shots: tuple[int, ...]) -> Plan:
     """The experiment of a budget: data, episodes and backbone, as every method gets them.
 
-    Training draws the shots of an episode from the range that is judged, up to 5.
+    Training draws the shots of an episode from the range that is judged, up to `FEW_SHOTS`.
     """
     if not shots or min(shots) < 1:
         raise ConfigError(f"shots: must be one or more numbers >= 1, got {shots}")
     shots = tuple(sorted(set(shots)))
-    low, high = shots[0], max(shots[0], min(shots[-1], 5))
+    low, high = shots[0], max(shots[0], min(shots[-1], FEW_SHOTS))
     config = dataclasses.replace(
         config,
         shots=low if low == high else (low, high),
@@ -112,26 +114,39 @@ def make_plan(config: TrainConfig, budget: Budget, shots: tuple[int, ...]) -> Pl
     return Plan(experiment, budget, shots)
 
 
-def first_shots(key: Array, pool: Pool, *, spec: EpisodeSpec, shots: int) -> Episode:
-    """The episode of a key, with the first so many support images of each class alone."""
-    episode = sample(key, pool, spec)
+class Judged(NamedTuple):
+    """What a sampler of `judged_at` draws from. shots: [], the support images of each class."""
+
+    pool: Pool
+    shots: Array
+
+
+def first_shots(key: Array, judged: Judged, *, spec: EpisodeSpec, slots: int) -> Episode:
+    """The episode of a key with the first `judged.shots` support images of each class alone, in
+    as many slots."""
+    episode = sample(key, judged.pool, spec)
     count, most = episode.support.mask.shape[0], bounds(spec.shots)[1]
-    kept = np.flatnonzero(np.arange(count) % most < shots)
-    return episode._replace(support=jax.tree.map(lambda leaf: leaf[kept], episode.support))
+    place = np.arange(count) % most
+    kept = np.flatnonzero(place < slots)
+    support = jax.tree.map(lambda leaf: leaf[kept], episode.support)
+    mask = support.mask & (place[kept] < judged.shots)
+    return episode._replace(support=support._replace(mask=mask))
 
 
 @functools.lru_cache(maxsize=32)
-def shots_sampler(spec: EpisodeSpec, shots: int) -> Callable[..., Episode]:
+def shots_sampler(spec: EpisodeSpec, slots: int) -> Callable[..., Episode]:
     """`first_shots` of a spec; the same object for the same spec, for compiled programs."""
-    return functools.partial(first_shots, spec=spec, shots=shots)
+    return functools.partial(first_shots, spec=spec, slots=slots)
 
 
 def judged_at(plan: Plan, side: str, shots: int) -> FixedEpisodes:
     """The fixed list of a side, at a number of shots.
 
-    Each number has a program of its own: one for all would spend on one shot what it spends
-    on the most.
+    Few shots share a program, padded to the most of them: to compile one more takes longer
+    than the padding. Each number beyond has one of its own.
     """
     episodes = plan.experiment.test if side == "test" else plan.experiment.val
     spec = dataclasses.replace(plan.experiment.spec, shots=plan.shots[-1])
-    return episodes._replace(sampler=shots_sampler(spec, shots))
+    slots = max([shots, *(few for few in plan.shots if few <= FEW_SHOTS)])
+    pool = Judged(episodes.pool, np.asarray(shots, np.int32))
+    return episodes._replace(sampler=shots_sampler(spec, slots), pool=pool)

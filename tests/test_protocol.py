@@ -45,13 +45,21 @@ def test_every_algorithm_is_a_method_and_maml_the_reference() -> None:
 def test_an_episode_of_fewer_shots_is_the_same_with_fewer_images(plan: Plan) -> None:
     assert plan.shots == (1, 3)
     few, many = (plans.judged_at(plan, "test", shots) for shots in plan.shots)
-    assert few.sampler is plans.judged_at(plan, "val", 1).sampler  # one program
+    assert few.sampler is many.sampler is plans.judged_at(plan, "val", 1).sampler  # one program
     a, b = (of.sampler(of.keys[0], of.pool) for of in (few, many))
     np.testing.assert_array_equal(a.query.x, b.query.x)
-    np.testing.assert_array_equal(a.support.x, b.support.x[::3])
-    np.testing.assert_array_equal(a.support.y, b.support.y[::3])
+    np.testing.assert_array_equal(np.flatnonzero(a.support.mask), [0, 3])
+    np.testing.assert_array_equal(a.support.x, b.support.x)
     counts = [jnp.bincount(e.support.y[e.support.mask], length=2).tolist() for e in (a, b)]
     assert counts == [[1, 1], [3, 3]]
+
+
+def test_many_shots_cost_the_few_nothing(plan: Plan) -> None:
+    """Beyond the few, each number of shots has as many slots as it needs."""
+    more = plan._replace(shots=(1, 3, 8))
+    spec = dataclasses.replace(plan.experiment.spec, shots=8)
+    slots = [plans.judged_at(more, "test", shots).sampler.keywords for shots in more.shots]
+    assert slots == [{"spec": spec, "slots": count} for count in (3, 3, 8)]
 
 
 def test_settings_of_a_method(plan: Plan) -> None:

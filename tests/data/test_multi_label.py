@@ -15,7 +15,7 @@ from medmeta_jax.data.episodes import EpisodeSpec, check_pool, sample, sample_in
 from medmeta_jax.data.pool import fit_scaling, make_pool
 from medmeta_jax.data.samples import DataError, Samples, join
 from medmeta_jax.data.splits import make_split
-from medmeta_jax.plan import first_shots
+from medmeta_jax.plan import Judged, first_shots
 
 NAMES = tuple("abcdefgh")
 
@@ -89,8 +89,8 @@ def test_the_first_shots_are_shots_of_each_label(samples: Samples) -> None:
     spec = EpisodeSpec(ways=3, shots=4, queries=2)
     keys = jax.random.split(jax.random.key(2), 300)
     for shots in (1, 2, 4):
-        first = functools.partial(first_shots, pool=pool, spec=spec, shots=shots)
-        support = jax.jit(jax.vmap(first))(keys).support
+        first = functools.partial(first_shots, spec=spec, slots=4)
+        support = jax.jit(jax.vmap(first, (0, None)))(keys, Judged(pool, shots)).support
         positives = np.where(np.asarray(support.mask)[..., None], np.asarray(support.y), 0).sum(1)
         assert (positives >= shots).all()
 
