@@ -93,10 +93,15 @@ def footnote(summary: dict[str, Any]) -> str:
             "Norm 'batch' takes its statistics from the query set (transductive): "
             "a score that one image at a time would not reach. --norm support is inductive."
         )
-    if row["shared_groups"] or row["shared_images"]:
+    if row["shared_groups"]:
         lines.append(
-            f"Meta-test shares {row['shared_groups']} groups (patients) and "
-            f"{row['shared_images']} images with the classes that were trained on."
+            f"Meta-test shares {row['shared_groups']} groups (patients), and no image, with the "
+            "classes that were trained on."
+        )
+    if row["copies"]:
+        lines.append(
+            f"{row['copies']} images are copies of others; no episode has one in its support and "
+            "the other among its queries."
         )
     if row["ungrouped"]:
         lines.append(

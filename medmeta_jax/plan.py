@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from medmeta_jax import config as configs, experiment as experiments, registry
@@ -148,5 +149,5 @@ def judged_at(plan: Plan, side: str, shots: int) -> FixedEpisodes:
     episodes = plan.experiment.test if side == "test" else plan.experiment.val
     spec = dataclasses.replace(plan.experiment.spec, shots=plan.shots[-1])
     slots = max([shots, *(few for few in plan.shots if few <= FEW_SHOTS)])
-    pool = Judged(episodes.pool, np.asarray(shots, np.int32))
+    pool = Judged(episodes.pool, jnp.asarray(shots))
     return episodes._replace(sampler=shots_sampler(spec, slots), pool=pool)

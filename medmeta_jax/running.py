@@ -176,7 +176,7 @@ def facts(experiment: Experiment, task: baselines.Task) -> dict[str, Any]:
     return {
         **baselines.task_facts(task, split.about),
         "shared_groups": split.shared_groups,
-        "shared_images": split.shared_images,
+        "copies": split.copies,
         "ungrouped": list(split.ungrouped) if task.spec.disjoint == "group" else [],
         "skipped": [one.name for one in split.skipped],
     }

@@ -110,8 +110,7 @@ def sample_indices(key: Array, pool: Pool, spec: EpisodeSpec) -> Indices:
         for_support = for_query = there
     support, support_y = choose(support_key, rows, for_support, shots[1], n_shots)
     if spec.disjoint == "image":
-        taken = jnp.zeros(pool.x.shape[0] + 1, jnp.bool_).at[support].set(True).at[-1].set(False)
-        for_query = there & ~taken[rows]
+        for_query = there & ~is_used(pool, support)[rows]
     if spec.balance == "balanced":
         query, query_y = choose(query_key, rows, for_query, spec.queries, spec.queries)
     else:
@@ -161,6 +160,13 @@ def split_groups(key: Array, group: Array, rows: Array, shots: Array) -> tuple[A
     target = jnp.where(own, group_of, group.shape[0])
     taken = jnp.zeros(group.shape[0] + 1, jnp.bool_).at[target].set(True)
     return own, there & ~taken[group_of], taken.at[-1].set(False)
+
+
+def is_used(pool: Pool, support: Array) -> Array:
+    """Which images are in a support set, -1 for padding, or are copies of one: [N] bool."""
+    first = jnp.where(support >= 0, pool.same[support], pool.same.shape[0])
+    used = jnp.zeros(pool.same.shape[0], jnp.bool_).at[first].set(True, mode="drop")
+    return used[pool.same]
 
 
 def choose(
@@ -256,13 +262,15 @@ def check_pool(pool: Pool, spec: EpisodeSpec, class_names: tuple[str, ...], side
             f"{side}: images have several labels; then ways must be one number, queries balanced, "
             "and classes not rotated"
         )
-    rows, group = np.asarray(pool.rows), np.asarray(pool.group)
+    rows, group, same = (np.asarray(part) for part in (pool.rows, pool.group, pool.same))
     for name, row in zip(class_names, rows, strict=True):
         members = row[row >= 0]
         if spec.disjoint == "image":
-            if len(members) <= shots:
+            count = len(np.unique(same[members]))
+            if count <= shots:
+                what = "images" if count == len(members) else "different images"
                 raise DataError(
-                    f"{side}: class {name!r} has {len(members)} images, {shots} shots and a "
+                    f"{side}: class {name!r} has {count} {what}, {shots} shots and a "
                     f"query need at least {shots + 1}; lower shots or add images"
                 )
             continue

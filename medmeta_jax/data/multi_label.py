@@ -17,6 +17,7 @@ from medmeta_jax.data.episodes import (
     bounds,
     choose,
     draw_classes,
+    is_used,
     split_groups,
 )
 from medmeta_jax.data.pool import Pool
@@ -47,7 +48,7 @@ def sample_indices(key: Array, pool: Pool, spec: EpisodeSpec) -> Indices:
         for_support, for_query = (own, none_there & of_support), (rest, none_there & ~of_support)
     support = both(keys[0], keys[1], rows, none, for_support, shots[1], n_shots)
     if spec.disjoint == "image":
-        used = jnp.zeros(pool.x.shape[0] + 1, jnp.bool_).at[support].set(True).at[-1].set(False)
+        used = is_used(pool, support)
         for_query = there & ~used[rows], none_there & ~used[none]
     query = both(keys[2], keys[3], rows, none, for_query, spec.queries, spec.queries)
     return Indices(support, shown[support].astype(int), query, shown[query].astype(int), classes)

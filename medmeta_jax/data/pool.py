@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from medmeta_jax.data.copies import joined, same_images
 from medmeta_jax.data.samples import DataError, Samples, shows
 from medmeta_jax.types import Array
 
@@ -16,7 +17,9 @@ class Pool(NamedTuple):
 
     x: [N, H, W, C] uint8; scaled to float when an episode is gathered.
     group: [N] int32; images of one group never stand on both sides of an episode that
-        is `disjoint="group"`. Without groups, each image is its own.
+        is `disjoint="group"`. Without groups, each image is its own. Copies of an image
+        are of one group, and so are the groups that hold them.
+    same: [N] int32: the first image with the same pixels; never on both sides of an episode.
     rows: [classes, M] int32: the images of each class, -1 beyond its count.
     counts: [classes] int32.
     labels: [classes] int32: each class's label in the data set's own numbering.
@@ -29,6 +32,7 @@ class Pool(NamedTuple):
 
     x: Array
     group: Array
+    same: Array
     rows: Array
     counts: Array
     labels: Array
@@ -87,6 +91,8 @@ def make_pool(
         group = np.arange(len(used), dtype=np.int32)
     else:
         group = np.unique(samples.groups[used], return_inverse=True)[1].astype(np.int32)
+    images = samples.images[used]
+    same = same_images(images)
     domains, domain = class_domains(samples, rows)
     if mixing and (len(mixing) != domains or min(mixing) <= 0):
         raise DataError(
@@ -94,8 +100,9 @@ def make_pool(
             f"got {mixing}"
         )
     return Pool(
-        x=jnp.asarray(samples.images[used]),
-        group=jnp.asarray(group),
+        x=jnp.asarray(images),
+        group=jnp.asarray(joined(group, same)),
+        same=jnp.asarray(same),
         rows=jnp.asarray(table),
         counts=jnp.asarray([len(members) for members in rows], jnp.int32),
         labels=jnp.asarray([samples.class_names.index(name) for name in classes], jnp.int32),

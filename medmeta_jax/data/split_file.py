@@ -25,10 +25,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from medmeta_jax.data._tables import check_option, read_table
+from medmeta_jax.data.copies import joined, same_images
 from medmeta_jax.data.samples import DataError, Samples, of_each_class
 from medmeta_jax.data.splits import SIDES, may_stand, split_classes
 
@@ -82,21 +81,10 @@ def names_of(samples: Samples) -> np.ndarray:
 
 def joined_groups(samples: Samples) -> np.ndarray:
     """[N] int: images of one number share a group, a copy, or both by way of others."""
-    count = len(samples.images)
-    numbers = [np.unique([digest_of(image) for image in samples.images], return_inverse=True)[1]]
-    if samples.groups is not None:
-        numbers.append(np.unique(samples.groups, return_inverse=True)[1])
-    own, edges, first = np.arange(count), [], count
-    for number in numbers:
-        edges.append(number + first)
-        first += int(number.max()) + 1
-    ends = np.concatenate(edges)
-    links = coo_array((np.ones(len(ends)), (np.tile(own, len(edges)), ends)), shape=(first, first))
-    return np.asarray(connected_components(links, directed=False)[1][:count])
-
-
-def digest_of(image: np.ndarray) -> str:
-    return hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest()
+    groups = np.arange(len(samples.images)) if samples.groups is None else samples.groups
+    numbers = np.unique(groups, return_inverse=True)[1]
+    together = joined(numbers, same_images(samples.images))
+    return np.unique(together, return_inverse=True)[1]
 
 
 def by_class(samples: Samples, together: np.ndarray) -> np.ndarray:

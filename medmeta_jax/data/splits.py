@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from medmeta_jax.data.copies import digest_of
 from medmeta_jax.data.pool import Pool, Scaling, fit_scaling, make_pool
 from medmeta_jax.data.samples import (
     DataError,
@@ -48,7 +49,7 @@ class Split(NamedTuple):
     classes: class names by side, in the order of each pool's rows.
     grouped, ungrouped: the data sets that say which images belong together (of one patient),
         and those that do not, in which each image is a group of its own.
-    shared_images, shared_groups: how many meta-test has in common with the other sides.
+    shared_groups: how many meta-test has in common with the other sides.
     skipped: the files that could not be read and were left out.
     """
 
@@ -59,9 +60,14 @@ class Split(NamedTuple):
     ungrouped: tuple[str, ...]
     about: str
     class_names: tuple[str, ...]
-    shared_images: int
     shared_groups: int
     skipped: tuple[Skipped, ...] = ()
+
+    @property
+    def copies(self) -> int:
+        """How many images are copies of another on their side."""
+        same = [np.asarray(pool.same) for pool in self.pools.values()]
+        return sum(int((of != np.arange(len(of))).sum()) for of in same)
 
     @property
     def domains(self) -> int:
@@ -183,8 +189,8 @@ def make_split(
         side: make_pool(sources[side], classes[side], scaling, mixing if side == "train" else ())
         for side in SIDES
     }
-    judged, seen = (held(sources, classes, group) for group in (("test",), ("train", "val")))
     refuse_shared(sources, classes, others)
+    judged, seen = (groups_of(sources, classes, sides) for sides in (("test",), ("train", "val")))
     every = (*parts.values(), *others.values())
     return Split(
         pools=pools,
@@ -194,9 +200,8 @@ def make_split(
         ungrouped=tuple(part.about for part in every if part.groups is None),
         about=" -> ".join([joined.about, *(other.about for other in others.values())]),
         class_names=joined.class_names,
-        shared_images=len(judged[0] & seen[0]),
         # Two data sets number their patients each in their own way.
-        shared_groups=0 if "test" in others else len(judged[1] & seen[1]),
+        shared_groups=0 if "test" in others else len(judged & seen),
         skipped=tuple(one for part in every for one in part.skipped),
     )
 
@@ -213,15 +218,32 @@ def classes_of(samples: Samples, given: np.ndarray) -> dict[str, tuple[str, ...]
 def refuse_shared(
     sources: dict[str, Samples], classes: dict[str, tuple[str, ...]], others: dict[str, Samples]
 ) -> None:
-    """DataError where a data set of its own side holds images of another side's."""
-    for side, other in others.items():
-        rest = tuple(name for name in SIDES if name != side)
-        shared = held(sources, classes, (side,))[0] & held(sources, classes, rest)[0]
-        if shared:
-            raise DataError(
-                f"{other.about}: {len(shared)} of its images are also in the data of another "
-                "side; what is judged must not have been trained on"
-            )
+    """DataError where an image and a copy of it are on two sides."""
+    first: dict[bytes, tuple[str, str]] = {}
+    twice: list[tuple[str, str, str, str]] = []
+    for side in SIDES:
+        source = sources[side]
+        for place in np.flatnonzero(of_classes(source, classes[side])).tolist():
+            digest = digest_of(source.images[place])
+            if digest is None:
+                continue
+            name = f"image {place}" if source.names is None else str(source.names[place])
+            before = first.setdefault(digest, (side, name))
+            if before[0] != side:
+                twice.append((*before, side, name))
+    if not twice:
+        return
+    side, name, other, copy = twice[0]
+    remedy = (
+        "remove one of each"
+        if others
+        else "remove one of each, or leave them out by: medmeta data split, train --split FILE"
+    )
+    raise DataError(
+        f"{sources[other].about}: images of {other} are on another side too ({len(twice)}), the "
+        f"first is {copy}, the same as {name} of {side}; what is judged must not have been trained "
+        f"on: {remedy}"
+    )
 
 
 def of_classes(samples: Samples, names: tuple[str, ...]) -> np.ndarray:
@@ -244,16 +266,13 @@ def sides_of_images(samples: Samples, classes: dict[str, tuple[str, ...]]) -> di
     return {name: select(samples, may_stand(samples, name) & (side == name)) for name in classes}
 
 
-def held(
+def groups_of(
     sources: dict[str, Samples], classes: dict[str, tuple[str, ...]], sides: tuple[str, ...]
-) -> tuple[set[bytes], set[str]]:
-    """The images (as bytes) and groups that some sides hold."""
-    images: set[bytes] = set()
-    groups: set[str] = set()
+) -> set[str]:
+    """The groups that some sides hold."""
+    found: set[str] = set()
     for side in sides:
         source = sources[side]
-        keep = of_classes(source, classes[side])
-        images |= {image.tobytes() for image in source.images[keep]}
         if source.groups is not None:
-            groups |= set(source.groups[keep].tolist())
-    return images, groups
+            found |= set(source.groups[of_classes(source, classes[side])].tolist())
+    return found

@@ -141,5 +141,5 @@ def test_a_data_set_for_each_side() -> None:
     np.testing.assert_array_equal(split.pools["val"].mixing, [1])
     assert (split.domains, split.ungrouped) == (2, ("set 1",))
     assert split.grouped == ("set 0", "set 2", "set 3")
-    with pytest.raises(DataError, match="set 1: 12 of its images are also in"):
+    with pytest.raises(DataError, match=r"set 1: images of test are on another side too \(12\)"):
         make_split(data_set(3, 0), val=data_set(2, 1), test=data_set(2, 1))

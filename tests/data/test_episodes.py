@@ -68,6 +68,43 @@ def test_support_and_query_are_disjoint_over_10000_episodes(name: str, disjoint:
     assert (drawn.query >= 0).mean() > 0.5
 
 
+def copied(groups: int | None) -> tuple[Samples, np.ndarray]:
+    """Samples of which 30 images are copies of the one before, most of another class; and the
+    pixels' own numbers."""
+    samples = make_samples(groups=groups)
+    samples.images[:, 3] = 200  # none is blank
+    samples.images[1:60:2] = samples.images[0:60:2]
+    return samples, samples.images[:, 0, 0, 0] + 256 * samples.images[:, 1, 0, 0].astype(int)
+
+
+@pytest.mark.parametrize("groups", [None, 9, 60])
+def test_copies_never_stand_in_support_and_query(groups: int | None) -> None:
+    samples, number = copied(groups)
+    pool = make(samples)
+    used = np.concatenate([np.flatnonzero(samples.labels == label) for label in range(7)])
+    number = number[used]  # in the pool's order
+    for disjoint in ("image", "group") if groups == 60 else ("image",):
+        spec = EpisodeSpec(ways=3, shots=2, queries=4, disjoint=disjoint)
+        keys = jax.random.split(jax.random.key(7), 2000)
+        drawn = jax.jit(jax.vmap(lambda key, spec=spec: sample_indices(key, pool, spec)))(keys)
+        for support, query in zip(np.asarray(drawn.support), np.asarray(drawn.query), strict=True):
+            there = number[support[support >= 0]], number[query[query >= 0]]
+            assert not np.intersect1d(*there).size
+        assert (np.asarray(drawn.query) >= 0).mean() > 0.3
+
+
+def test_copies_join_their_groups() -> None:
+    """a and b share an image, b and c another: all three are one; the blank ones join nothing."""
+    samples = make_samples((3, 3), None)._replace(groups=np.asarray(list("aabbcd")))
+    samples.images[:] = np.arange(6 * 16).reshape(6, 4, 4, 1)
+    samples.images[2], samples.images[4] = samples.images[0], samples.images[3]
+    samples.images[1] = samples.images[5] = 9
+    samples = samples._replace(labels=np.asarray([0, 0, 0, 1, 1, 1], np.int32))
+    pool = make(samples)
+    assert np.asarray(pool.group).tolist() == [0, 0, 0, 0, 0, 3]
+    assert np.asarray(pool.same).tolist() == [0, 1, 0, 3, 3, 5]
+
+
 @pytest.mark.parametrize("disjoint", ["image", "group"])
 def test_labels_are_those_of_the_images(disjoint: str) -> None:
     pool, drawn = draw(EpisodeSpec(ways=3, shots=2, queries=4, disjoint=disjoint), 500)

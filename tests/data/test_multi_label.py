@@ -98,7 +98,6 @@ def test_the_first_shots_are_shots_of_each_label(samples: Samples) -> None:
 def test_an_image_stands_on_one_side(samples: Samples) -> None:
     """Even if it shows labels of two; those that show none are dealt out by patient."""
     split = make_split(samples)
-    assert split.shared_images == 0
     numbers = {}
     for side, pool in split.pools.items():
         x = np.asarray(pool.x)
@@ -156,3 +155,19 @@ def test_sides_that_the_data_names_are_kept(samples: Samples) -> None:
         numbers = x[:, 0, 0, 0] + 256 * x[:, 1, 0, 0].astype(int)
         assert len(numbers) > 0
         assert set(named[numbers]) == {"test" if side == "test" else "train"}
+
+
+@pytest.mark.parametrize("disjoint", ["image", "group"])
+def test_copies_never_stand_in_support_and_query(samples: Samples, disjoint: str) -> None:
+    """An image is there four times, of four patients, two of them shown with other labels."""
+    number = np.arange(400) // 4
+    images = samples.images[4 * number]
+    images[:, 3] = 200  # none is blank
+    pool = make_pool(samples._replace(images=images), NAMES, fit_scaling(images))
+    spec = EpisodeSpec(ways=3, shots=2, queries=4, disjoint=disjoint)
+    draw = jax.jit(jax.vmap(lambda key: sample_indices(key, pool, spec)))
+    drawn = draw(jax.random.split(jax.random.key(1), 2000))
+    for support, query in zip(np.asarray(drawn.support), np.asarray(drawn.query), strict=True):
+        there = number[support[support >= 0]], number[query[query >= 0]]
+        assert not np.intersect1d(*there).size
+    assert (np.asarray(drawn.query) >= 0).mean() > 0.3

@@ -71,20 +71,42 @@ def test_another_data_set_to_be_judged_on() -> None:
 
 def test_judging_on_what_was_trained_on_is_refused() -> None:
     samples = make_samples(6)
-    with pytest.raises(DataError, match="24 of its images are also in the data of another"):
+    message = (
+        r"test: images of test are on another side too \(24\), the first is image 0, the same as"
+    )
+    with pytest.raises(DataError, match=f"{message} image 0 of train.*: remove one of each$"):
         make_split(samples, test=samples)
 
 
 def test_what_the_sides_share_is_counted() -> None:
     samples = make_samples(6)
-    assert (make_split(samples).shared_images, make_split(samples).shared_groups) == (0, 0)
+    assert make_split(samples).shared_groups == 0
     patients = np.tile(np.array(["p1", "p2", "p3", "p4"]), 6)
     assert make_split(samples._replace(groups=patients)).shared_groups == 4
-    twice = samples.images.copy()
+
+
+@pytest.mark.parametrize("sides", [("train", "test"), ("train", "val"), ("val", "test")])
+def test_a_copy_on_another_side_is_refused(sides: tuple[str, str]) -> None:
+    samples = make_samples(6)
+    samples = samples._replace(names=np.asarray([f"{i}.png" for i in range(24)]))
     names = split_classes(samples)
-    test, train = (samples.class_names.index(names[side][0]) for side in ("test", "train"))
-    twice[samples.labels == test] = twice[samples.labels == train]
-    assert make_split(samples._replace(images=twice)).shared_images == 4
+    a, b = (4 * samples.class_names.index(names[side][0]) for side in sides)
+    twice = samples.images.copy()
+    twice[b + 2] = twice[a + 1]
+    message = (
+        rf"images of {sides[1]} are on another side too \(1\), the first is {b + 2}\.png, "
+        rf"the same as {a + 1}\.png of {sides[0]}.*by: medmeta data split"
+    )
+    with pytest.raises(DataError, match=message):
+        make_split(samples._replace(images=twice))
+    twice[b + 2] = twice[a + 1] = 7  # blank slices are no copies
+    assert make_split(samples._replace(images=twice)).copies == 0
+
+
+def test_copies_of_one_side_are_counted() -> None:
+    samples = make_samples(6)
+    samples.images[1] = samples.images[2] = samples.images[0]
+    assert make_split(samples).copies == 2
 
 
 def test_scaling_never_sees_the_judged_images() -> None:
