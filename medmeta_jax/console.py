@@ -131,22 +131,25 @@ def calibration_lines(summary: dict[str, Any]) -> list[str]:
     found = summary.get("calibration")
     if not found:
         return []
-    judged, ways = found["meta_test"], summary["results"][0]["ways"]
+    judged, ways = found["meta_test"], f"{span(summary['results'][0]['ways'])} ways"
+    lines = []
     if "threshold" in found:
         own = summary["results"][0]
-        return [
+        lines.append(
             f"Several labels an image: AUROC {percent(own['auroc'])}. Threshold "
             f"{found['threshold']:.2f}, chosen on meta-validation: F1 "
             f"{percent(judged['at_threshold']['f1'])}, at a half "
             f"{percent(judged['at_half']['f1'])}."
-        ]
+        )
+        ways = "2 answers (absent, present) for each label"
     size = judged["set_size"]
     return [
+        *lines,
         f"Temperature {found['temperature']:.2f}, fitted on meta-validation: calibration error "
         f"{percent(judged['as_is']['ece'])} as it is, {percent(judged['calibrated']['ece'])} "
         f"with it. Sets made to hold the truth {100 * found['coverage']:.0f}% of the time on "
         f"classes of meta-validation hold it {percent(judged['covered'])} on those of meta-test, "
-        f"with {size['mean']:.1f} ± {size['ci95']:.1f} of {span(ways)} ways."
+        f"with {size['mean']:.1f} ± {size['ci95']:.1f} of {ways}.",
     ]
 
 

@@ -3,6 +3,9 @@
 The tasks of calibration are of the meta-validation classes, and not those that chose the
 checkpoint. The promise of the sets holds for new tasks of these classes; how far it holds for
 the meta-test classes, which are another distribution, is measured and reported.
+
+Where images have several labels, each label of an image is a question of two answers, absent
+and present, and the temperature and the sets are of these: a set of both abstains.
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ COVERAGE = 0.9
 
 def calibrate(experiment: Experiment, params: Params, *, coverage: float = COVERAGE) -> Calibration:
     """Fit the temperature and the sets' quantile on tasks of the meta-validation classes."""
-    tasks = validation_tasks(experiment, params, CALIBRATION_SEED, experiment.config.val_episodes)
+    count = experiment.config.val_episodes
+    tasks = as_questions(validation_tasks(experiment, params, CALIBRATION_SEED, count))
     return sets.fit(tasks.logits, tasks.y, tasks.mask, coverage=coverage)
 
 
@@ -47,14 +51,33 @@ def predicted(experiment: Experiment, params: Params, episodes: FixedEpisodes) -
     return predict_episodes(experiment.learner, params, episodes, steps=steps)
 
 
+def as_questions(predictions: Predictions) -> Predictions:
+    """Several labels as questions of two ways, absent and present; single labels as they are.
+
+    logits: [E, n, ways] -> [E, n * ways, 2], with the softmax of each the label's sigmoid; y and
+    mask: [E, n * ways]; classes: [E, 2], 0 and 1.
+    """
+    logits, y, mask, _ = predictions
+    if y.ndim != 3:
+        return predictions
+    flat = logits.reshape(len(logits), -1)
+    return Predictions(
+        np.stack([np.zeros_like(flat), flat], -1),
+        (y.reshape(flat.shape) > 0).astype(np.int32),
+        np.repeat(mask, y.shape[-1], axis=1),
+        np.tile(np.arange(2), (len(logits), 1)),
+    )
+
+
 def judged(calibration: Calibration, predictions: Predictions) -> dict[str, Any]:
-    """What a calibration does to predictions that it was not fitted on.
+    """What a calibration does to predictions that it was not fitted on (of several labels: to
+    their questions).
 
     Returns "ece", "nll" and "brier" with and without the temperature, "covered", the share of
     queries whose set holds the truth, and "set_size", its mean number of ways; each with
     "mean" and "ci95" over episodes.
     """
-    logits, y, mask, classes = predictions
+    logits, y, mask, classes = as_questions(predictions)
     held = sets.prediction_sets(calibration, logits, classes)
     covered, size = sets.covered(held, y, mask)
     found: dict[str, Any] = {
@@ -76,7 +99,7 @@ def threshold_report(
     tasks = validation_tasks(experiment, params, CALIBRATION_SEED, count)
     threshold = multi_label.best_threshold(multi_label.sigmoid(tasks.logits), tasks.y, tasks.mask)
     p = multi_label.sigmoid(predictions.logits)
-    found: dict[str, Any] = {"threshold": threshold, "tasks": count, "meta_test": {}}
+    found: dict[str, Any] = {"threshold": threshold, "threshold_tasks": count, "meta_test": {}}
     for name, at in (("at_half", 0.5), ("at_threshold", threshold)):
         scores = multi_label.label_scores(p, predictions.y, predictions.mask, at)
         found["meta_test"][name] = {

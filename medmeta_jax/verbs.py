@@ -266,10 +266,10 @@ def evaluate_run(
         stop_if_told(told_to_stop, run)
     assert first is not None  # `judge` yields the learner's own row, whatever else
     predictions = first.scores.predictions
+    honest = uncertainty.report(uncertainty.calibrate(experiment, params), predictions)
     if experiments.several(experiment.split):
-        honest = uncertainty.threshold_report(experiment, params, predictions)
-    else:
-        honest = uncertainty.report(uncertainty.calibrate(experiment, params), predictions)
+        labels = uncertainty.threshold_report(experiment, params, predictions)
+        honest = {**honest, **labels, "meta_test": honest["meta_test"] | labels["meta_test"]}
     seconds = {**seconds, "eval": time.perf_counter() - began}
     summary = {
         "results": found,

@@ -235,7 +235,10 @@ def test_data_errors_leave_nothing_behind(medmeta, archive: Path, tmp_path: Path
         (["--data", empty], ["empty/a: class folder without images"]),
         (["--data", tmp_path / "keys.npz"], ["keys.npz: needs the arrays images and labels"]),
         (["--data", archive, "--disjoint", "group"], ["names no groups", "use image"]),
-        (["--data", archive, "--meta-test", archive], ["images of test are on another side too (108)"]),
+        (
+            ["--data", archive, "--meta-test", archive],
+            ["images of test are on another side too (108)"],
+        ),
         (["--data", archive, "--ways", "7"], ["7 ways need 7 classes, there are 3"]),
         (["--data", archive, "--shots", "12"], ["has 12 images, 12 shots"]),
     ]

@@ -253,6 +253,16 @@ def test_several_labels_from_end_to_end(tmp_path: Path) -> None:
     f1 = multi_label.label_scores(p, told.y, told.mask, report["threshold"])["f1"].mean()
     assert report["meta_test"]["at_threshold"]["f1"]["mean"] == pytest.approx(f1)
 
+    # Each label of each query is a question: what the sets promise is of these.
+    calibration = uncertainty.calibrate(made, params, coverage=0.5)
+    judged = uncertainty.judged(calibration, told)
+    way = told.y > 0
+    p = multi_label.sigmoid(told.logits / calibration.temperature)
+    held = 1 - np.where(way, p, 1 - p) <= calibration.quantile + 1e-12
+    share = (held & told.mask[..., None]).sum((1, 2)) / (way.shape[-1] * told.mask.sum(1))
+    assert judged["covered"]["mean"] == pytest.approx(share.mean(), abs=1e-6)
+    assert 0 < share.mean() < 1
+
 
 def test_classes_of_several_labels_are_not_rotated(tmp_path: Path) -> None:
     config = findings(tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from medmeta_jax.evaluation import Predictions
 from medmeta_jax.metrics.calibration import (
     covered,
     fit,
@@ -12,7 +13,9 @@ from medmeta_jax.metrics.calibration import (
     pooled_quantile,
     prediction_sets,
 )
+from medmeta_jax.metrics.multi_label import sigmoid
 from medmeta_jax.metrics.pooled import softmax
+from medmeta_jax.uncertainty import as_questions
 
 
 def tasks(rng: np.random.Generator, count: int, sharpness: float = 1.0) -> tuple[np.ndarray, ...]:
@@ -83,3 +86,38 @@ def test_coverage_counts_what_is_there() -> None:
 def test_what_cannot_be_promised_is_refused(coverage: float) -> None:
     with pytest.raises(ValueError, match="coverage must be"):
         fit(*tasks(np.random.default_rng(0), 4), coverage=coverage)
+
+
+def test_several_labels_as_questions() -> None:
+    logits = np.array([[[2.0, -1.0], [0.5, 3.0]]])
+    y, mask = np.array([[[1, 0], [0, 1]]]), np.array([[True, False]])
+    asked = as_questions(Predictions(logits, y, mask, np.array([[4, 7]])))
+    np.testing.assert_allclose(softmax(asked.logits)[0, :, 1], sigmoid(logits).ravel())
+    np.testing.assert_array_equal(asked.y, [[1, 0, 0, 1]])
+    np.testing.assert_array_equal(asked.mask, [[True, True, False, False]])
+    np.testing.assert_array_equal(asked.classes, [[0, 1]])
+    single = Predictions(logits, y[..., 0], mask, np.array([[4, 7]]))
+    assert as_questions(single) is single
+
+
+def test_labels_of_new_tasks_are_covered_as_promised() -> None:
+    """Three labels an image, each task of its own difficulty, probabilities too sure."""
+    rng = np.random.default_rng(0)
+
+    def labelled(count: int) -> Predictions:
+        logits = rng.gamma(2.0, 1.0, (count, 1, 1)) * rng.normal(size=(count, 15, 3))
+        y = (rng.random(logits.shape) < sigmoid(logits)).astype(int)
+        mask = rng.random((count, 15)) < 0.9
+        mask[:, 0] = True
+        return as_questions(Predictions(2 * logits, y, mask, np.tile(np.arange(3), (count, 1))))
+
+    new, found, sizes = labelled(1000), [], []
+    for _ in range(100):
+        calibration = fit(*labelled(60)[:3], coverage=0.9)
+        sets = prediction_sets(calibration, new.logits, new.classes)
+        share, size = covered(sets, new.y, new.mask)
+        found.append(share.mean())
+        sizes.append(size.mean())
+    error = np.std(found) / np.sqrt(len(found)) + 0.003
+    assert 0.9 - 2 * error <= np.mean(found) <= 0.9 + 1 / 31 + 2 * error
+    assert 1 < np.mean(sizes) < 2
