@@ -179,6 +179,7 @@ def test_a_signal_saves_and_can_be_resumed(
     assert max(steps) == json.loads(lines[-1])["step"]
 
 
+@pytest.mark.slow
 def test_bench_methods_to_a_table(medmeta, archive: Path, tmp_path: Path) -> None:
     """Two methods, one at a time; the second call finds the first's row."""
     task = ("--data", archive, "--image-size", "8", "--ways", "2", "--out", tmp_path / "out")
@@ -344,6 +345,7 @@ def test_data_prepare_then_train(medmeta, archive: Path, tmp_path: Path) -> None
         assert raw[name] == prepared[name]
 
 
+@pytest.mark.slow
 def test_a_split_is_written_and_trained_on(medmeta, archive: Path, tmp_path: Path) -> None:
     file = tmp_path / "split.csv"
     found = json.loads(medmeta("data", "split", archive, "--out", file, "--json").stdout)

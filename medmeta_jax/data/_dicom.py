@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from medmeta_jax.data._files import Within
 from medmeta_jax.data._identity import hashed
 from medmeta_jax.data.samples import DataError
 
@@ -99,7 +100,8 @@ def read_head(path: Path) -> Head | None:
         return hashed(value) if value else ""
 
     try:
-        found = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS)
+        with Within(path) as file:
+            found = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TAGS)
         if str(found.get("Modality", "")).upper() in NO_IMAGES:
             return None
         if not (found.get("Rows") and found.get("Columns")):
@@ -137,7 +139,8 @@ def read_frames(path: Path, places: list[int], *, suv: bool) -> list[Frame]:
     """
     pydicom = library()
     try:
-        header = pydicom.dcmread(path, defer_size=2**16)
+        with Within(path) as file:
+            header = pydicom.dcmread(file, defer_size=2**16)
         check_size(path, header)
         factor = suv_factor(path, header) if suv else 1.0
         decoded = [pydicom.pixels.pixel_array(path, index=place) for place in places]

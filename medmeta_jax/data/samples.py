@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from medmeta_jax.data._files import Within
 
 
 class DataError(Exception):
@@ -19,7 +22,7 @@ class DataError(Exception):
 # for more memory than there is.
 DAMAGED = (
     OSError, ValueError, EOFError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile,
-    zlib.error,
+    zlib.error, tokenize.TokenError,
 )  # fmt: skip
 
 
@@ -67,7 +70,7 @@ def open_image(path: Path, what: str = "image") -> Any:
     from PIL import Image
 
     try:
-        with Image.open(path) as opened:
+        with Within(path) as file, Image.open(file) as opened:
             opened.load()
             return opened
     except Image.DecompressionBombError as error:

@@ -7,6 +7,7 @@ is adding its file. Class folders are what a folder is that no other source reco
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +21,7 @@ from medmeta_jax.data.samples import DataError, Samples
 LAST = "folder"
 
 
+@functools.cache
 def sources() -> dict[str, ModuleType]:
     """Every source by its name, the one of any folder last."""
     # Told by their source text, so that files that are no sources (and bring JAX) stay unimported.
