@@ -47,6 +47,8 @@ class TrainConfig:
     """A file by `medmeta data split`: which side each image of `data` is on."""
     image_size: int = 28
     """Images are scaled to this many pixels a side, padded to a square."""
+    standardise: bool = False
+    """Each domain's intensities are brought onto one scale by the landmarks of its histogram."""
     on_error: Literal["fail", "skip"] = "fail"
     """What a file that cannot be read does: "skip" leaves it out, up to 5% of the files, and the
     table says so."""

@@ -103,6 +103,11 @@ def footnote(summary: dict[str, Any]) -> str:
             f"{row['copies']} images are copies of others; no episode has one in its support and "
             "the other among its queries."
         )
+    if row["standardised"]:
+        lines.append(
+            "Each domain's intensities were brought onto one scale; those of a data set that was "
+            "not trained on by its own unlabelled images (transductive over the data set)."
+        )
     if row["ungrouped"]:
         lines.append(
             f"No groups (patients) are named by {', '.join(row['ungrouped'])}: there, images of "

@@ -177,6 +177,7 @@ def facts(experiment: Experiment, task: baselines.Task) -> dict[str, Any]:
         **baselines.task_facts(task, split.about),
         "shared_groups": split.shared_groups,
         "copies": split.copies,
+        "standardised": split.standardised,
         "ungrouped": list(split.ungrouped) if task.spec.disjoint == "group" else [],
         "skipped": [one.name for one in split.skipped],
     }

@@ -28,6 +28,7 @@ def load_split(config: TrainConfig) -> Split:
         parts,
         mixing=config.mixing,
         given=given,
+        standardised=config.standardise,
         **{side: load(source) for side, source in others.items() if source is not None},
     )
 

@@ -27,6 +27,7 @@ from typing import NamedTuple
 import numpy as np
 
 from medmeta_jax.data.copies import digest_of
+from medmeta_jax.data.histogram import standardise
 from medmeta_jax.data.pool import Pool, Scaling, fit_scaling, make_pool
 from medmeta_jax.data.samples import (
     DataError,
@@ -51,6 +52,7 @@ class Split(NamedTuple):
         and those that do not, in which each image is a group of its own.
     shared_groups: how many meta-test has in common with the other sides.
     skipped: the files that could not be read and were left out.
+    standardised: whether the domains' intensities were brought onto one scale.
     """
 
     pools: dict[str, Pool]
@@ -62,6 +64,7 @@ class Split(NamedTuple):
     class_names: tuple[str, ...]
     shared_groups: int
     skipped: tuple[Skipped, ...] = ()
+    standardised: bool = False
 
     @property
     def copies(self) -> int:
@@ -152,6 +155,7 @@ def make_split(
     test: Samples | None = None,
     mixing: tuple[float, ...] = (),
     given: np.ndarray | None = None,
+    standardised: bool = False,
 ) -> Split:
     """Split the classes of a data set and make the pools.
 
@@ -162,6 +166,7 @@ def make_split(
       mixing: how often a meta-training episode comes from each domain, where it comes from one.
       given: [N] str, the side of each image of `samples` or "" for none, in place of the rule;
         a class may then be on several sides.
+      standardised: whether the domains' intensities are brought onto one scale (`histogram`).
 
     Intensity scaling is fitted on the meta-train images alone.
     """
@@ -183,13 +188,16 @@ def make_split(
         images = to_channels(other.images, joined.images.shape[-1])
         sources[side] = other._replace(images=images)
         classes[side] = tuple(other.split[side] if other.split else other.class_names)
-    train = sources["train"]
-    scaling = fit_scaling(train.images[of_classes(train, classes["train"])])
+    refuse_shared(sources, classes, others)
+    used = {side: of_classes(sources[side], classes[side]) for side in SIDES}
+    if standardised:
+        refuse_one_domain(joined, others)
+        sources = standardise(sources, used, own)
+    scaling = fit_scaling(sources["train"].images[used["train"]])
     pools = {
         side: make_pool(sources[side], classes[side], scaling, mixing if side == "train" else ())
         for side in SIDES
     }
-    refuse_shared(sources, classes, others)
     judged, seen = (groups_of(sources, classes, sides) for sides in (("test",), ("train", "val")))
     every = (*parts.values(), *others.values())
     return Split(
@@ -203,7 +211,17 @@ def make_split(
         # Two data sets number their patients each in their own way.
         shared_groups=0 if "test" in others else len(judged & seen),
         skipped=tuple(one for part in every for one in part.skipped),
+        standardised=standardised,
     )
+
+
+def refuse_one_domain(samples: Samples, others: Mapping[str, Samples]) -> None:
+    """DataError where there is nothing to bring onto one scale."""
+    if not others and (samples.domains is None or len(np.unique(samples.domains)) < 2):
+        raise DataError(
+            f"{samples.about}: is of one domain, and standardise brings several onto one scale; "
+            "leave it out, or name more data sets (--also, --meta-val, --meta-test)"
+        )
 
 
 def classes_of(samples: Samples, given: np.ndarray) -> dict[str, tuple[str, ...]]:
