@@ -231,7 +231,7 @@ def run_verb(arguments: list[str]) -> tuple[dict[str, Any], bool]:
         return data_verbs.data_list(), given.json
     if verb == "data split":
         return data_verbs.data_split(given), given.json
-    return data_verbs.data_inspect(given.source, given.out), given.json
+    return data_verbs.data_inspect(given), given.json
 
 
 def exit_code(error: Exception) -> int | None:

@@ -10,10 +10,10 @@ from typing import Any
 
 from medmeta_jax import console
 from medmeta_jax.config import ConfigError
-from medmeta_jax.data import pictures, sources, split_file, survey
+from medmeta_jax.data import covariates, pictures, sources, split_file, survey
 from medmeta_jax.data.samples import DataError, Skipped, of_each_class
 from medmeta_jax.data.splits import SIDES
-from medmeta_jax.options import DataPrepare, DataSplit
+from medmeta_jax.options import DataInspect, DataPrepare, DataSplit
 
 
 def data_list() -> dict[str, Any]:
@@ -24,12 +24,16 @@ def data_list() -> dict[str, Any]:
     return {"sources": about}
 
 
-def data_inspect(source: str, out: str | None) -> dict[str, Any]:
+def data_inspect(given: DataInspect) -> dict[str, Any]:
     """Look at every file of a data set: counts, sizes, intensities, copies, what is unreadable;
-    with a folder to write to, a contact sheet and a histogram too."""
+    with a folder to write to, a contact sheet and a histogram too; with a table of covariates, how
+    it fits."""
+    source, out = given.source, given.out
     if out is not None and not importlib.util.find_spec("matplotlib"):
         raise ConfigError("out: pictures need matplotlib: pip install 'medmeta_jax[notebooks]'")
     listed = sources.catalogue(source)
+    if given.covariates is not None:
+        covariates.read(Path(given.covariates))  # a damaged table is refused before the long look
     sheet = pictures.ContactSheet()
     looks: list[survey.Look] = []
     unreadable: list[Skipped] = []
@@ -45,9 +49,22 @@ def data_inspect(source: str, out: str | None) -> dict[str, Any]:
     found = survey.facts(survey.Survey(listed.about, looks, unreadable))
     if out is not None:
         found["pictures"] = save_pictures(Path(out), sheet, looks)
-    for line in survey.lines(found):
+    told = survey.lines(found)
+    if given.covariates is not None:
+        found["covariates"] = covariates_of(looks, source, Path(given.covariates))
+        told += covariates.lines(found["covariates"])
+    for line in told:
         console.say(line)
     return found
+
+
+def covariates_of(looks: list[survey.Look], source: str, path: Path) -> dict[str, Any]:
+    """How a table fits the groups of a data set (DataError)."""
+    groups = {look.group for look in looks if look.group is not None}
+    if not groups:
+        raise DataError(f"{source}: names no groups (patients), by which {path} could be joined")
+    hashes = sources.find(source) == "dicom"
+    return covariates.facts(covariates.read(path, hashes=hashes), groups)
 
 
 def save_pictures(

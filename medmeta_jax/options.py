@@ -74,6 +74,8 @@ class DataInspect:
     """A built-in data set's name, a folder or a file."""
     out: str | None = None
     """Folder for a contact sheet and a histogram, as PNG."""
+    covariates: str | None = None
+    """A table with a column "group" (patient) and others, to be held against the data's groups."""
     json: bool = False
     """One JSON object on stdout."""
 
