@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -62,15 +62,16 @@ class Samples(NamedTuple):
     skipped: tuple[Skipped, ...] = ()
 
 
-def open_image(path: Path, what: str = "image") -> Any:
-    """One image file as a loaded Pillow image, of any mode.
+def open_image(path: Path | BinaryIO, what: str = "image") -> Any:
+    """One image, a file or its bytes (called by their `str`), as a loaded Pillow image of any mode.
 
     Raises DataError, naming the file and `what` it should be, where it is damaged or too large.
     """
     from PIL import Image
 
     try:
-        with Within(path) as file, Image.open(file) as opened:
+        file = Within(path) if isinstance(path, Path) else path
+        with file, Image.open(file) as opened:
             opened.load()
             return opened
     except Image.DecompressionBombError as error:
@@ -79,7 +80,7 @@ def open_image(path: Path, what: str = "image") -> Any:
         raise DataError(f"{path}: not a readable {what} ({error}); repair or remove it") from None
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: Path | BinaryIO) -> np.ndarray:
     """One image file as [H, W, C] uint8, of its own size; C is 1 for grey files, 3 for colour.
 
     16-bit images are scaled to 8 bits by their own range.

@@ -26,7 +26,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -134,7 +134,7 @@ def read(shard: Shard, first: int, last: int, fields: Fields, side: str) -> list
                 f"{where}: {reason}; {AGAIN}, or leave the split out (option splits)"
             ) from None
         # Pillow opens what is in memory like a file.
-        pixels = read_image(cast(Path, Named(content, f"{where}: {fields.image}")))
+        pixels = read_image(Named(content, f"{where}: {fields.image}"))
         total += pixels.nbytes
         if total > LARGEST_UNIT:
             raise DataError(f"{where}: its block unpacks to over {LARGEST_UNIT} bytes; {AGAIN}")

@@ -69,7 +69,10 @@ EDITS = st.lists(
 def intact(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Each source's own example, and the name to load it by."""
     root = tmp_path_factory.mktemp("intact")
-    return {name: sources.sources()[name].example(root / name) for name in FUZZED}
+    made = {name: sources.sources()[name].example(root / name) for name in FUZZED}
+    for source in made.values():  # else all that is changed below would be refused for nothing
+        assert not [u for u in sources.catalogue(source).units if read_unit(u, str).problem]
+    return made
 
 
 def edited(path: Path, edits: list[Edit]) -> None:
