@@ -27,7 +27,8 @@ MOST_LABELS = 32  # of a mask: more are the greys of an image
 
 
 class Volume(NamedTuple):
-    """values: [x, y, z] float32, or whole numbers for a mask; affine: [4, 4], of voxels to mm."""
+    """values: [x, y, z] float32, or whole numbers of 8 or 16 bits where the file has them unscaled,
+    which take half the memory; affine: [4, 4], of voxels to mm."""
 
     path: Path
     values: np.ndarray
@@ -73,8 +74,7 @@ def read_volume(path: Path, frame: int = 0) -> Volume:
         orientation = nib.io_orientation(image.affine)
         if np.isnan(orientation).any():
             raise DataError(f"{path}: its affine has an axis of no length; repair the header")
-        proxy = image.dataobj
-        values = np.asarray(proxy[..., frame] if len(image.shape) == 4 else proxy, np.float32)
+        values = small(image.dataobj, frame)
     except (OSError, ValueError, EOFError, zlib.error, ImageFileError) as error:
         raise DataError(
             f"{path}: not a readable NIfTI file ({error}); repair or remove it"
@@ -83,6 +83,21 @@ def read_volume(path: Path, frame: int = 0) -> Volume:
     turned = nib.apply_orientation(values, orientation)
     affine = image.affine @ nib.orientations.inv_ornt_aff(orientation, shape)
     return Volume(path, turned, affine)
+
+
+def small(proxy: Any, frame: int) -> np.ndarray:
+    """A file's values with its scaling applied, as `Volume` holds them, with one copy of them in
+    memory beside the stored one at most."""
+    from nibabel.volumeutils import apply_read_scaling
+
+    stored = proxy.get_unscaled() if len(proxy.shape) == 3 else np.asarray(proxy[..., frame])
+    slope, inter = (proxy.slope, proxy.inter) if len(proxy.shape) == 3 else (1.0, 0.0)
+    if (slope, inter) == (1.0, 0.0) and stored.dtype.kind in "iu" and stored.dtype.itemsize <= 2:
+        return np.asarray(stored)
+    values = np.empty(stored.shape, np.float32)
+    for place in range(stored.shape[-1]):
+        values[..., place] = apply_read_scaling(stored[..., place], slope, inter)
+    return values
 
 
 def check_header(path: Path, image: Any, frame: int) -> None:
@@ -139,13 +154,14 @@ def onto(volume: Volume, grid: Volume, *, mask: bool = False) -> Volume:
 
     if volume.values.shape == grid.values.shape and np.allclose(volume.affine, grid.affine):
         return volume
+    own = volume.values if mask else volume.values.astype(np.float32)
     made = resample_from_to(
-        nib.Nifti1Image(volume.values, volume.affine),
+        nib.Nifti1Image(own, volume.affine),
         (grid.values.shape, grid.affine),
         order=0 if mask else 1,
         cval=0 if mask else np.nan,
     )
-    values = np.asarray(made.dataobj, volume.values.dtype)
+    values = np.asarray(made.dataobj, own.dtype)
     return Volume(volume.path, values, grid.affine)
 
 
@@ -175,10 +191,8 @@ def cut(
       spacing: of the pixels, in mm; 0: the finer one of the plane's two.
       within: bool [x, y, z], which voxels the intensity's statistics are of; all by default.
     """
-    counted = np.isfinite(image.values)
-    counted = counted if within is None else counted & within
     try:
-        low, high = limits(image.values[counted], intensity)
+        low, high = limits(counted(image.values, within), intensity)
     except ValueError as error:
         raise DataError(f"{image.path}: {error}") from None
     axis = PLANES[plane]
@@ -194,6 +208,17 @@ def cut(
         )
         grey = between(draw(image.values, axis, place), low, high)
         yield Slice(place, resized(grey, size, smooth=True)[..., None], drawn)
+
+
+def counted(values: np.ndarray, within: np.ndarray | None) -> np.ndarray:
+    """The values [n] that statistics are of: those within that are numbers. A copy is made where
+    some are left out alone."""
+    there = np.isfinite(values) if values.dtype.kind == "f" else None
+    if there is not None and there.all():
+        there = None
+    if within is not None:
+        there = within if there is None else there & within
+    return np.asarray(values.reshape(-1) if there is None else values[there])
 
 
 def draw(values: np.ndarray, axis: int, place: int) -> np.ndarray:
