@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medmeta_jax.data.histogram import PERCENTILES, landmarks, table
-from medmeta_jax.data.samples import DataError, Samples
+from medmeta_jax.data.histogram import PERCENTILES, landmarks, standardise, table
+from medmeta_jax.data.samples import DataError, Samples, join
 from medmeta_jax.data.splits import Split, make_split
 
 
@@ -28,6 +28,8 @@ def test_landmarks_by_hand() -> None:
     """Of the levels 2, 4, ..., 200, each once, with as much padding as one likes."""
     image = np.concatenate([np.arange(2, 202, 2), np.zeros(1000, int)]).astype(np.uint8)
     np.testing.assert_array_equal(landmarks(image), 2 * PERCENTILES)
+    ten = np.arange(1, 11, dtype=np.uint8)
+    assert landmarks(ten).tolist() == [1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
     flat = landmarks(np.full((3, 3), 7, np.uint8))
     np.testing.assert_array_equal(flat, np.full(11, 7.0))
     np.testing.assert_array_equal(table(landmarks(np.zeros((3, 3), np.uint8)), 2.55 * PERCENTILES),
@@ -40,6 +42,8 @@ def test_the_map_by_hand() -> None:
     found = table(own, own + 100)
     assert found[[0, 5, 10, 15, 60, 110, 255]].tolist() == [0, 55, 110, 115, 160, 210, 255]
     assert (np.diff(found.astype(int)) >= 0).all()
+    half = table(landmarks(np.arange(101, dtype=np.uint8)), 1.5 * PERCENTILES)
+    assert half[[11, 13]].tolist() == [16, 20]  # 16.5 and 19.5, to the nearest even
     together = np.asarray([10, 10, 30, 40, 50, 60, 70, 80, 90, 100, 255], float)
     found = table(together, own)
     assert found[[10, 255]].tolist() == [10, 255]
@@ -84,6 +88,25 @@ def test_no_other_side_has_a_part_in_what_is_trained_on() -> None:
     judged = make_split(parts["a"], test=data_set(2, 4, gamma=2.0), standardised=True)
     alone = make_split(parts["a"], test=data_set(3, 4), standardised=True)
     np.testing.assert_array_equal(judged.pools["train"].x, alone.pools["train"].x)
+
+
+def test_another_data_set_goes_by_its_own_images() -> None:
+    """Neither names a domain, and they are two all the same; what was given stays as it was."""
+    train, test = data_set(0), data_set(2, 4, gamma=3.0)
+    before = train.images.copy(), test.images.copy()
+    split = make_split(train, test=test, standardised=True)
+    assert np.abs(levels(split, "test") - levels(split, "train")).max() <= 1
+    for samples, images in zip((train, test), before, strict=True):
+        np.testing.assert_array_equal(samples.images, images)
+
+
+def test_a_domain_that_is_not_trained_on_sets_no_standard() -> None:
+    both = join({"a": data_set(0), "b": data_set(1, gamma=3.0)})
+    used = {"train": both.domains == "a"}
+    found = standardise({"train": both}, used, ("train",))["train"].images
+    np.testing.assert_array_equal(found[used["train"]], both.images[used["train"]])
+    apart = landmarks(found[~used["train"]]) - landmarks(found[used["train"]])
+    assert np.abs(apart).max() <= 1
 
 
 def test_the_scaling_is_of_the_new_scale() -> None:
