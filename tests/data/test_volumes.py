@@ -13,6 +13,7 @@ import pytest
 from medmeta_jax.data._volumes import (
     Volume,
     check_cut,
+    counted,
     cut,
     onto,
     read_mask,
@@ -272,3 +273,23 @@ def test_a_mask_keeps_its_labels(tmp_path: Path) -> None:
 def test_options_are_checked(given: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         check_cut(**{"plane": "axial", "slices": 1, "intensity": "range", "spacing": 0.0, **given})
+
+
+def test_statistics_are_of_numbers_within() -> None:
+    values = np.asarray([[[1.0, np.nan], [3.0, 4.0]]], np.float32)
+    within = np.asarray([[[True, True], [False, True]]])
+    assert counted(values, within).tolist() == [1, 4]
+    assert counted(values, None).tolist() == [1, 3, 4]
+    assert counted(values[:, 1:], None).tolist() == [3, 4]
+    assert counted(values[:, 1:].astype(np.int16), within[:, 1:]).tolist() == [4]
+
+
+def test_whole_numbers_are_resampled_as_numbers(tmp_path: Path) -> None:
+    """Half a voxel further: the means of neighbours, and no number past the last one."""
+    stored = np.arange(8, dtype=np.int16).reshape(2, 2, 2)
+    volume = Volume(tmp_path, stored, np.eye(4))
+    affine = np.eye(4)
+    affine[2, 3] = 0.5
+    found = onto(volume, Volume(tmp_path, stored, affine)).values
+    np.testing.assert_allclose(found[..., 0], [[0.5, 2.5], [4.5, 6.5]])
+    assert np.isnan(found[..., 1]).all()
