@@ -218,7 +218,7 @@ def counted(values: np.ndarray, within: np.ndarray | None) -> np.ndarray:
         there = None
     if within is not None:
         there = within if there is None else there & within
-    return np.asarray(values.reshape(-1) if there is None else values[there])
+    return np.asarray(values.ravel("K") if there is None else values[there])
 
 
 def draw(values: np.ndarray, axis: int, place: int) -> np.ndarray:
