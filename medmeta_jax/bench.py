@@ -107,7 +107,8 @@ def bench_methods(
         name, record = done
         write_json(rows / f"{name}.json", record)
         records[name] = record
-        means = {shots: np.mean(of["scores"]["accuracy"]) for shots, of in record["shots"].items()}
+        main = facts["columns"][0]
+        means = {shots: np.mean(of["scores"][main]) for shots, of in record["shots"].items()}
         shown = "  ".join(f"{shots}-shot {100 * mean:.1f}" for shots, mean in means.items())
         console.say(f"row        {name}: {shown}  ({record['seconds']:.0f} s)")
     table = standings.markdown(found, reference) if found else "no row is done"

@@ -13,14 +13,15 @@ import pytest
 from medmeta_jax import standings
 
 FACTS: dict[str, Any] = {
-    "data": "D", "split": "meta-test", "ways": 3, "episodes": 4, "episodes_hash": "abc",
+    "data": "D", "columns": ["accuracy", "recall", "f1"], "split": "meta-test", "ways": 3,
+    "episodes": 4, "episodes_hash": "abc",
 }  # fmt: skip
 
 
 def record(method: str, seed: int, accuracy: list[float]) -> dict[str, Any]:
     scores = {"accuracy": accuracy, "recall": accuracy, "f1": [a / 2 for a in accuracy]}
     pooled = {"auroc": {"mean": accuracy[0], "ci95": 0.1 * (1 + seed)}}
-    of = {"scores": scores, "accuracy_over_classes": [0.1, 0.9], "pooled": pooled,
+    of = {"scores": scores, "over_classes": [0.1, 0.9], "pooled": pooled,
           "chosen": {"steps": seed}}  # fmt: skip
     return {"method": method, "seed": seed, "norm": "support", "seconds": 1.0,
             "shots": {"1": of, "5": of}}  # fmt: skip

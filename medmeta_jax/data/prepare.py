@@ -30,7 +30,7 @@ from medmeta_jax.data.records import Catalogue, Record, labels_of, scaled_box
 from medmeta_jax.data.samples import DataError, as_pil
 
 NAME, VERSION, SPLIT = "medmeta_images", "1.0.0", "images"
-FORMAT = 1  # of the manifest
+FORMAT = 2  # of the manifest
 MANIFEST = "manifest.json"
 SHARD_BYTES = 256 << 20
 FILES = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}"  # how many there will be is not known
@@ -195,6 +195,7 @@ def features() -> Any:
             "image": array((None, None, None), np.uint8),
             "labels": tfds.features.Sequence(text()),
             "several": tfds.features.Scalar(np.bool_),
+            "values": tfds.features.Sequence(tfds.features.Scalar(np.float32)),
             "name": text(),
             "has_group": tfds.features.Scalar(np.bool_),
             "group": text(),
@@ -215,6 +216,8 @@ def example_of(record: Record) -> dict[str, Any]:
         "image": record.image,
         "labels": list(labels_of(record)),
         "several": isinstance(record.label, tuple),
+        # One for each label, where labels are what was measured.
+        "values": list(record.label.values()) if isinstance(record.label, Mapping) else [],
         "name": record.name,
         "has_group": record.group is not None,
         "group": record.group or "",

@@ -114,11 +114,15 @@ def record_of(example: dict[str, Any]) -> Record:
         return bytes(value).decode("utf-8")
 
     labels = tuple(text(label) for label in example["labels"])
+    values = np.asarray(example["values"]).tolist()
+    label: Any = labels if example["several"] else labels[0]
+    if values:
+        label = dict(zip(labels, values, strict=True))
     corners = np.asarray(example["boxes"]).tolist()
     shown = map(text, example["box_labels"])
     return Record(
         image=np.asarray(example["image"]),
-        label=labels if example["several"] else labels[0],
+        label=label,
         name=text(example["name"]),
         group=text(example["group"]) if example["has_group"] else None,
         side=text(example["side"]),

@@ -8,7 +8,7 @@ unit can be named or left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,7 +34,8 @@ class Record(NamedTuple):
     """One image and what is known of it.
 
     image: [H, W, 1 or 3] uint8, of its own size; intensities of other kinds have been windowed.
-    label: its class; or the several labels that it shows, or none: a tuple.
+    label: its class; or the several labels that it shows, or none: a tuple; or what was measured
+        of it, by name: a mapping to numbers.
     name: which of its unit's it is, such as "z=12"; "" for the only one.
     group: what it shares with others that may not stand across from it: its patient.
     side: "train" or "test" where the data set's own folders or lists say so, else "".
@@ -44,7 +45,7 @@ class Record(NamedTuple):
     """
 
     image: np.ndarray
-    label: str | tuple[str, ...]
+    label: str | tuple[str, ...] | Mapping[str, float]
     name: str = ""
     group: str | None = None
     side: str = ""
@@ -88,8 +89,8 @@ def scaled_box(box: Box, x: float, y: float) -> Box:
 
 
 def labels_of(record: Record) -> tuple[str, ...]:
-    """A record's labels, one or several."""
-    return record.label if isinstance(record.label, tuple) else (record.label,)
+    """A record's labels, one or several; of what was measured, the names."""
+    return (record.label,) if isinstance(record.label, str) else tuple(record.label)
 
 
 def full_name(unit: Unit, record: Record) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -38,7 +38,8 @@ class Samples(NamedTuple):
 
     images: [N, H, W, C] uint8.
     labels: [N] int32, index into `class_names`; or [N, classes] bool, where an image may show
-        several of them, or none.
+        several of them, or none; or [N, classes] float32, where a class is something that was
+        measured, such as an age, and its label the value, NaN where it is not known.
     class_names: one name a class, in label order.
     groups: [N] str (patient, smear, block of slices), or None where not known.
     sides: [N] str, "train", "test" or "" (either): which side of a split the data set's
@@ -131,18 +132,55 @@ def to_channels(images: np.ndarray, channels: int) -> np.ndarray:
 
 
 def shows(samples: Samples, name: str) -> np.ndarray:
-    """Which images are of a class, or show it: [N] bool. DataError for no such class."""
+    """Which images are of a class, show it, or have its value: [N] bool. DataError for no such
+    class."""
     if name not in samples.class_names:
         raise DataError(f"class {name!r} is not in the data set")
     label = samples.class_names.index(name)
-    return samples.labels[:, label] if samples.labels.ndim == 2 else samples.labels == label
+    if samples.labels.ndim == 1:
+        return np.asarray(samples.labels == label)
+    return known(samples.labels[:, label])
+
+
+def known(labels: np.ndarray) -> np.ndarray:
+    """Where labels of several classes are: what is shown, or what has a value."""
+    return labels if labels.dtype == np.bool_ else ~np.isnan(labels)
 
 
 def of_each_class(samples: Samples) -> np.ndarray:
-    """Which classes each image is of, or shows: [N, classes] bool."""
+    """Which classes each image is of, shows, or has a value of: [N, classes] bool."""
     if samples.labels.ndim == 2:
-        return samples.labels
+        return known(samples.labels)
     return np.asarray(samples.labels[:, None] == np.arange(len(samples.class_names)))
+
+
+def has_values(samples: Samples) -> bool:
+    """Whether labels are what was measured, and not classes."""
+    return samples.labels.dtype.kind == "f"
+
+
+def joined_labels(parts: Sequence[Samples]) -> np.ndarray:
+    """The labels of several data sets, one after another, over all their classes together.
+
+    Raises DataError where they are of different kinds.
+    """
+    kinds = {(part.labels.ndim, part.labels.dtype.kind) for part in parts}
+    if len(kinds) > 1:
+        raise DataError(
+            f"{' + '.join(part.about for part in parts)}: one has a class an image, another "
+            "several labels or values; train on data sets of one kind"
+        )
+    first = np.cumsum([0, *(len(part.class_names) for part in parts)])
+    if parts[0].labels.ndim == 1:
+        numbered = [part.labels + at for part, at in zip(parts, first, strict=False)]
+        return np.concatenate(numbered).astype(np.int32)
+    nothing = np.nan if has_values(parts[0]) else False
+    labels = np.full((sum(len(p.labels) for p in parts), first[-1]), nothing, parts[0].labels.dtype)
+    row = 0
+    for part, at in zip(parts, first, strict=False):
+        labels[row : row + len(part.labels), at : at + len(part.class_names)] = part.labels
+        row += len(part.labels)
+    return labels
 
 
 def join(parts: Mapping[str, Samples]) -> Samples:
@@ -154,15 +192,8 @@ def join(parts: Mapping[str, Samples]) -> Samples:
     """
     if len(parts) == 1:
         return next(iter(parts.values()))
-    several = [part.about for part in parts.values() if part.labels.ndim == 2]
-    if several:
-        raise DataError(
-            f"{several[0]}: its images have several labels, and another data set does not say "
-            "which of them its own show; train on it alone"
-        )
+    labels = joined_labels(list(parts.values()))
     channels = max(part.images.shape[-1] for part in parts.values())
-    counts = [len(part.class_names) for part in parts.values()]
-    first_label = np.cumsum([0, *counts[:-1]])
 
     def column(of: Callable[[str, Samples], list[str]]) -> np.ndarray:
         return np.asarray([value for name, part in parts.items() for value in of(name, part)])
@@ -179,9 +210,7 @@ def join(parts: Mapping[str, Samples]) -> Samples:
 
     return Samples(
         images=np.concatenate([to_channels(part.images, channels) for part in parts.values()]),
-        labels=np.concatenate(
-            [part.labels + first for part, first in zip(parts.values(), first_label, strict=True)]
-        ).astype(np.int32),
+        labels=labels,
         class_names=tuple(f"{name}/{c}" for name, part in parts.items() for c in part.class_names),
         groups=column(groups) if any(p.groups is not None for p in parts.values()) else None,
         sides=column(sides) if any(p.sides is not None for p in parts.values()) else None,

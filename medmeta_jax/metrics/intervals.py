@@ -39,13 +39,13 @@ def paired_difference(values: np.ndarray, reference: np.ndarray) -> Estimate:
 def over_classes(
     correct: np.ndarray, classes: np.ndarray, *, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """95% bootstrap interval of accuracy when the classes are resampled.
+    """95% bootstrap interval of a score when the classes are resampled.
 
     Episodes drawn from few classes are not independent: this says how much the score
     rests on the classes at hand, which the interval over episodes does not.
 
     Args:
-      correct: [N] bool, one a query image, all episodes together.
+      correct: [N] bool, or another score, one a query image, all episodes together.
       classes: [N] int, the image's class in the pool.
     """
     known, place = np.unique(classes, return_inverse=True)
