@@ -147,18 +147,19 @@ def surface_scores(
     >>> surface_scores(line[:1], line[2:3], (1.0, 0.5))
     {'hd95': 1.0, 'assd': 1.0}
     """
-    from scipy.ndimage import binary_erosion, distance_transform_edt, find_objects
+    from scipy.ndimage import binary_erosion, find_objects
+    from scipy.spatial import KDTree
 
     p, t, steps, worst = _image(prediction, truth, spacing, worst)
     if not p.any() or not t.any():
         distance = worst if p.any() or t.any() else 0.0
         return {"hd95": distance, "assd": distance}
-    # All pixels of both surfaces lie in this box, so that distances in it are those in the image.
     box = find_objects((p | t).view(np.int8))[0]
-    p, t = p[box], t[box]
-    told, true = p & ~binary_erosion(p), t & ~binary_erosion(t)
-    there = distance_transform_edt(~true, sampling=steps)[told]
-    back = distance_transform_edt(~told, sampling=steps)[true]
+    told, true = (np.argwhere(m & ~binary_erosion(m)) * steps for m in (p[box], t[box]))
+    # Trees of the surfaces alone take a third to a twentieth of the time of distance transforms,
+    # if they split at the middle: pixels have too many equal coordinates for medians.
+    trees = [KDTree(m, balanced_tree=False, compact_nodes=False) for m in (told, true)]
+    there, back = trees[1].query(told)[0], trees[0].query(true)[0]
     return {
         "hd95": float(max(np.percentile(there, PERCENTILE), np.percentile(back, PERCENTILE))),
         "assd": float(np.concatenate([there, back]).mean()),
