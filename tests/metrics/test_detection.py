@@ -83,8 +83,8 @@ def test_candidates_equal_scikit_image(p: np.ndarray, threshold: float, min_size
 
 def test_iou_of_boxes_by_hand() -> None:
     cube = np.array([[[0, 0, 0], [2, 2, 2]]])
-    others = np.stack([cube[0], cube[0] + 1, cube[0] + 2, cube[0] * 2])
-    np.testing.assert_allclose(box_iou(cube, others), [[1, 1 / 15, 0, 8 / 64]])
+    others = np.stack([cube[0], cube[0] + 1, cube[0] + 2, cube[0] * 2, cube[0] + 3])
+    np.testing.assert_allclose(box_iou(cube, others), [[1, 1 / 15, 0, 8 / 64, 0]])
     assert box_iou(cube, np.zeros((0, 2, 3))).shape == (1, 0)
 
 
@@ -118,11 +118,11 @@ def test_what_is_kept_is_apart_and_takes_the_rest(points: np.ndarray, scores: np
 
 def test_a_centre_is_in_the_lesion_of_its_pixel() -> None:
     lesions = np.array([[0, 5, 0], [2, 5, 0]])
-    centres = np.array([[0.4, 1.4], [0.5, 0.49], [0.0, 0.0], [-0.6, 1.0], [0.0, 9.0]])
-    np.testing.assert_array_equal(
-        in_mask(centres, lesions), [[0, 1], [1, 0], [0, 0], [0, 0], [0, 0]]
-    )
-    assert in_mask(centres, np.zeros((2, 3), int)).shape == (5, 0)
+    inside = np.array([[0.4, 1.4], [0.5, 0.49], [-0.5, 0.5], [1.49, 1.0]])
+    np.testing.assert_array_equal(in_mask(inside, lesions), [[0, 1], [1, 0], [0, 1], [0, 1]])
+    outside = np.array([[0.0, 0.0], [0.0, 1.5], [-0.6, 1.0], [1.5, 1.0], [9.0, 1.0], [1.0, -9.0]])
+    assert not in_mask(outside, lesions).any()
+    assert in_mask(inside, np.zeros((2, 3), int)).shape == (4, 0)
 
 
 def test_a_centre_at_the_radius_is_outside() -> None:

@@ -233,6 +233,9 @@ def test_small_lesions_are_left_out() -> None:
 
 def test_corners_connect_and_3d_dilation_has_18_neighbours() -> None:
     assert lesion_scores(np.eye(3), np.eye(3), dilation=0)["lesion_dice"] == 1
+    false = np.diag([0, 0, 0, 1, 1])
+    truth = np.diag([1, 0, 0, 0, 0])
+    assert lesion_scores(truth + false, truth)["lesion_precision"] == 1 / 2
     near = np.zeros((2, 5, 5, 5), bool)
     near[0, 1, 1, 1] = near[1, 2, 2, 2] = True
     assert lesion_scores(near[0], near[1])["lesion_recall"] == 0  # by a corner alone
