@@ -250,7 +250,10 @@ BYTES = lung().nbytes
 BAD = {
     "no table": (remove("annotations.csv"), r"annotations\.csv: no such"),
     "columns": (table("seriesuid,x\ns1,1\n"), r"annotations\.csv: lacks the columns \['coordX'"),
-    "cut table": (table(NODULES[:-4]), r"annotations\.csv: line 2 has 4 cells"),
+    "cut table": (
+        table(NODULES[:-4]), r"annotations\.csv: line 2 has 4 cells .*; download it again$"
+    ),
+    "cut candidates": (candidates("s1,0,0\n"), r"candidates\.csv: .*; download it again$"),
     "text": (table(NODULES.replace("-10", "x")), r"annotations\.csv: s1: coordX.* must be numbers"),
     "nan": (table(NODULES.replace("-10", "nan")), r"must be numbers"),
     "diameter": (table(NODULES.replace(",8\n", ",0\n")), r"s1: diameter_mm must be above 0"),
