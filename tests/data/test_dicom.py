@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,10 @@ def salt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def save(
-    path: Path, values: Any = None, bits: int = 16, kind: str = "MONOCHROME2", **fields: Any
+    path: Path, values: Any = None, stored: int = 16, kind: str = "MONOCHROME2", **fields: Any
 ) -> Path:
-    """A file of a CT series with one slice; any field of its header may be given, None for none."""
+    """A file of a CT series with one slice, of `stored` bits a value; any field of its header may
+    be given, None for none."""
     values = np.arange(12, dtype=np.int16).reshape(3, 4) if values is None else values
     made = pydicom.Dataset()
     given = {
@@ -41,7 +43,7 @@ def save(
     for name, value in given.items():
         if value is not None:
             setattr(made, name, value)
-    made.set_pixel_data(values, kind, 16)
+    made.set_pixel_data(values, kind, stored)
     if values.dtype.kind == "i":
         made.PixelRepresentation = 1
     made.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
@@ -344,6 +346,75 @@ def test_a_salt_is_kept_once_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert _identity.hashed("x") == kept
 
 
+def without(path: Path, *names: str) -> Path:
+    """Take fields out of a header, those that pydicom wants when it makes a file too."""
+    found = pydicom.dcmread(path)
+    for name in names:
+        delattr(found, name)
+    found.save_as(path)
+    return path
+
+
+def test_units_are_named_by_the_hashes_of_their_series(tmp_path: Path) -> None:
+    for name in "abc":
+        save(tmp_path / name, SeriesInstanceUID=None if name == "c" else f"1.{name == 'b':d}")
+    names = [unit.name for unit in sources.catalogue(str(tmp_path)).units]
+    assert len(set(names)) == 3
+    assert all(re.fullmatch("ct/series-[0-9a-f]{12}", name) for name in names)
+
+
+def test_files_of_no_series_stand_alone(tmp_path: Path) -> None:
+    """Also of one name, and with no identity of their own."""
+    for folder in ("1", "2"):
+        path = save(tmp_path / folder / "x", SeriesInstanceUID=None, PatientID=None)
+        without(path, "SOPInstanceUID", "StudyInstanceUID")
+    assert len(sources.catalogue(str(tmp_path)).units) == 2
+
+
+def test_a_series_of_no_patient_and_study_is_a_group(tmp_path: Path) -> None:
+    """Exports call the first file of every series alike."""
+    for series in "123":
+        fields = {"SeriesInstanceUID": f"1.{series}", "PatientID": "", "StudyInstanceUID": ""}
+        save(tmp_path / series / "IM0001", **fields)
+    assert len({record.group for record in records(tmp_path)}) == 3
+
+
+def test_slices_at_one_place_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for name, value, number in (("a", 30, 3), ("b", 20, 2), ("c", 10, 1)):
+        save(tmp_path / name, flat(value), **at(5, number))
+    assert greys(tmp_path, window="25,50") == [51, 102, 153]
+
+
+def test_a_single_folder_is_no_class(tmp_path: Path) -> None:
+    save(tmp_path / "export/x", SeriesInstanceUID="1.1")
+    save(tmp_path / "export/y", SeriesInstanceUID="1.2", Modality="MR")
+    assert [r.label for r in records(tmp_path)] == ["ct", "mr"]
+
+
+def test_the_index_of_an_export_is_no_image_and_nothing_left_out(tmp_path: Path) -> None:
+    save(tmp_path / "x")
+    save(tmp_path / "DICOMDIR", SeriesInstanceUID="1.9")
+    (tmp_path / "READ.TXT").write_text("x")
+    listed = sources.catalogue(str(tmp_path))
+    assert len(listed.units) == 1
+    assert listed.about == f"DICOM series of {tmp_path.name}"
+    (tmp_path / "DICOMDIR").unlink()
+    save(tmp_path / "DICOMDIR", Modality="SR")
+    assert sources.catalogue(str(tmp_path)).about == f"DICOM series of {tmp_path.name}"
+
+
+def test_a_window_of_ones_own_goes_before_suv_and_pictures(tmp_path: Path) -> None:
+    values = np.array([[0, 100, 200, 255]], np.int16)
+    save(tmp_path / "x", values, **{**PET, "PatientWeight": None})
+    found = records(tmp_path, window="200,400")[0].image[..., 0]
+    np.testing.assert_array_equal(found, between(values * 2.0, 0, 400))
+    eight = values.astype(np.uint8)
+    save(tmp_path / "x", eight, stored=8, Modality="US")
+    np.testing.assert_array_equal(records(tmp_path)[0].image[..., 0], eight)
+    found = records(tmp_path, window="100,200")[0].image[..., 0]
+    np.testing.assert_array_equal(found, between(eight * 1.0, 0, 200))
+
+
 def test_what_is_no_image_is_counted_and_left_out(tmp_path: Path) -> None:
     save(tmp_path / "x")
     save(tmp_path / "dose", Modality="RTDOSE")
@@ -409,6 +480,7 @@ CASES: list[Case] = [
     (lambda root: save(root / "well/z", SeriesInstanceUID="1.1"), "class folders ill, well"),
     (write("labels.csv", "label\nA\n"), "row 1 needs a label and one of series, patient, path"),
     (write("labels.csv", "path,label\nill,\n"), "row 1 needs a label"),
+    (write("labels.csv", "path,patient,label\nill,a,A\n"), "row 1 needs a label and one of"),
     (write("labels.csv", "path,label\nill,A\nnone,A\n"), "row 2 is of no file here"),
     (write("labels.csv", "path,label\nill,A\nill/x,B\n"), "row 2 names another label for a series"),
     (write("labels.csv", "patient,kind\na,A\n"), r"labels\.csv: .*label"),
