@@ -138,6 +138,35 @@ def test_background_is_lung_far_from_nodules(root: Path) -> None:
         records(root)
 
 
+def test_candidates_are_far_from_every_nodule_and_taken_once(root: Path) -> None:
+    """Two nodules, and three candidates away from both; the first one is near one of them."""
+    values = lung()
+    places = [(5, 15, 250), (10, 37, 100), (20, 37, 50), (30, 37, 0)]
+    for x, y, value in places:
+        values[4, y, x] = value
+    write_scan(root / "subset0", values)
+    (root / "annotations.csv").write_text(NODULES + "s1,-20,-10,-80,8\n")
+    lines = [f"s1,{2 * x - 80},{2 * y - 40},-80,0" for x, y, _ in places]
+    (root / "candidates.csv").write_text(
+        "\n".join(["seriesuid,coordX,coordY,coordZ,class", *lines])
+    )
+    seen = set()
+    for seed in range(12):
+        one, other = (r.image[10, 10, 0] for r in records(root, seed=seed)[2:])
+        assert one > other  # in the table's order, and not one twice
+        seen |= {int(one), int(other)}
+    assert seen == {grey(100), grey(50), grey(0)}
+
+
+def test_every_subset_is_read(tmp_path: Path) -> None:
+    lines = [NODULES.splitlines()[0]]
+    for place in range(10):
+        write_scan(tmp_path / f"subset{place}", lung(), f"s{place}")
+        lines.append(f"s{place},-60,-10,-80,8")
+    (tmp_path / "annotations.csv").write_text("\n".join(lines))
+    assert len(sources.catalogue(str(tmp_path)).units) == 10
+
+
 def test_background_of_large_patches_is_further_away(root: Path) -> None:
     """Three quarters of 80 mm from the nodule: of candidates at 44 and 64 mm, the second."""
     values = np.full((10, 40, 60), -800, "<i2")
