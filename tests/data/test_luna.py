@@ -138,6 +138,16 @@ def test_background_is_lung_far_from_nodules(root: Path) -> None:
         records(root)
 
 
+def test_the_second_version_of_the_candidates_goes_first(root: Path) -> None:
+    values = lung()
+    values[4, 37, 10], values[4, 37, 20] = 75, 100
+    write_scan(root / "subset0", values)
+    for name, x in (("candidates.csv", -60), ("candidates_V2.csv", -40)):
+        lines = ["seriesuid,coordX,coordY,coordZ,class", f"s1,{x},34,-80,0"]
+        (root / name).write_text("\n".join(lines))
+    assert records(root)[1].image[10, 10, 0] == grey(100)
+
+
 def test_candidates_are_far_from_every_nodule_and_taken_once(root: Path) -> None:
     """Two nodules, and three candidates away from both; the first one is near one of them."""
     values = lung()
