@@ -24,8 +24,8 @@ def record(method: str, seed: int, accuracy: list[float]) -> dict[str, Any]:
     pooled = {"auroc": {"mean": accuracy[0], "ci95": 0.1 * (1 + seed)}}
     of = {"scores": scores, "accuracy_over_classes": [0.1, 0.9], "pooled": pooled,
           "chosen": {"steps": seed}}  # fmt: skip
-    return {"method": method, "seed": seed, "norm": "support", "seconds": 1.0,
-            "shots": {"1": of, "5": of}}  # fmt: skip
+    return {"method": method, "seed": seed, "norm": "support", "seconds": 1.0 + seed,
+            "shots": {"1": of, "5": {**of, "accuracy_over_classes": [0.2, 0.8]}}}  # fmt: skip
 
 
 RECORDS = [
@@ -56,6 +56,8 @@ def test_means_spread_and_differences_by_hand() -> None:
     assert protonet["accuracy"] == pytest.approx({"mean": 0.7, "ci95": 0.0}, abs=1e-12)
     assert protonet["minus_maml"]["mean"] == pytest.approx(0.2)
     assert protonet["chosen"] == [{"steps": 0}, {"steps": 1}]  # by seed, however they came
+    assert protonet["seconds"] == [1.0, 2.0]
+    assert [row["accuracy_over_classes"] for row in rows[2:4]] == [[0.1, 0.9], [0.2, 0.8]]
     assert anil["seeds"]["sd"] is None
     assert anil["minus_maml"]["mean"] == pytest.approx(0)
     assert anil["p_holm"] == 1.0
