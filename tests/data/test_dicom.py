@@ -83,7 +83,7 @@ def test_the_normal_of_the_slices_counts_and_no_axis(tmp_path: Path) -> None:
     """Sagittal slices: rows along y, columns along -z, so the normal is -x."""
     for value, x in ((10, 7), (20, -3), (30, -9)):
         turn = {"ImageOrientationPatient": [0, 1, 0, 0, 0, -1], "ImagePositionPatient": [x, 50, 90]}
-        save(tmp_path / f"{value}", flat(value), **turn)
+        save(tmp_path / f"{90 - value}", flat(value), **turn)  # not in the order of names
     assert greys(tmp_path, window="25,50") == [51, 102, 153]
 
 
