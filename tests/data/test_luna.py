@@ -223,8 +223,9 @@ def test_background_is_of_candidates_that_are_none(root: Path, name: str) -> Non
         "s1,-5,35,-60,1\ns1,-40,-10,-80,0\ns1,-20,0,-70,0\ns2,-78,30,-90,0\n"
     )
     for seed in range(5):
-        _, background = records(root, seed=seed)
-        assert background.image[10, 10, 0] == grey(100)
+        for size in (40, 16):  # 30 mm, however small a patch is
+            _, background = records(root, seed=seed, patch_mm=size)
+            assert background.image[size // 4, size // 4, 0] == grey(100)
 
 
 @pytest.mark.parametrize("flips", [(-1, -1, 1), (1, -1, -1), (-1, 1, 1)])
