@@ -209,7 +209,8 @@ def read(files: list[Head], label: str, how: How) -> list[Record]:
         by_file.setdefault(head.path, []).append(frame)
     suv = in_suv(modality, how)
     frames = [f for path, own in by_file.items() for f in read_frames(path, own, suv=suv)]
-    group = files[0].patient or files[0].study or hashed(files[0].path.name)
+    first = files[0]
+    group = first.patient or first.study or first.series or hashed(first.path.name)
     return [
         Record(image, label, f"slice={place}", group, modality=modality)
         for place, image in zip(taken, shown(files[0].path, frames, modality, how), strict=True)

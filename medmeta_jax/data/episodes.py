@@ -291,14 +291,15 @@ def check_pool(pool: Pool, spec: EpisodeSpec, class_names: tuple[str, ...], side
     rows, group, same = (np.asarray(part) for part in (pool.rows, pool.group, pool.same))
     for name, row in zip(class_names, rows, strict=True):
         members = row[row >= 0]
+        # Groups are of no help where images are too few.
+        count = len(np.unique(same[members] if spec.disjoint == "image" else members))
+        if count <= shots:
+            what = "images" if count == len(members) else "different images"
+            raise DataError(
+                f"{side}: class {name!r} has too few {what}: {count}, and {shots}-shot support "
+                f"with a query needs {shots + 1}; lower shots, add images, or leave the class out"
+            )
         if spec.disjoint == "image":
-            count = len(np.unique(same[members]))
-            if count <= shots:
-                what = "images" if count == len(members) else "different images"
-                raise DataError(
-                    f"{side}: class {name!r} has {count} {what}, {shots} shots and a "
-                    f"query need at least {shots + 1}; lower shots or add images"
-                )
             continue
         sizes = np.unique(group[members], return_counts=True)[1]
         if len(sizes) < 2:

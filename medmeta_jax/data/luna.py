@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from medmeta_jax.data._metaimage import Scan, read_scan
-from medmeta_jax.data._tables import check_option, first_names, read_table
+from medmeta_jax.data._tables import AGAIN, check_option, first_names, read_table
 from medmeta_jax.data.intensity import to_uint8
 from medmeta_jax.data.records import Catalogue, Record, Unit
 from medmeta_jax.data.samples import DataError
@@ -206,7 +206,7 @@ def read_nodules(path: Path) -> dict[str, list[Nodule]]:
     """The nodules of each series, in the order of the table."""
     nodules: dict[str, list[Nodule]] = {}
     columns = (*COORDINATES, "diameter_mm")
-    for row in read_table(path, ("seriesuid", *columns)):
+    for row in read_table(path, ("seriesuid", *columns), remedy=AGAIN):
         x, y, z, diameter = numbers_of(path, row, columns)
         if diameter <= 0:
             raise DataError(f"{path}: {row['seriesuid']}: diameter_mm must be above 0; repair it")
@@ -218,7 +218,8 @@ def read_candidates(root: Path, used: set[str]) -> dict[str, list[Place]]:
     """The candidates that are no nodules, of the series that are used; none without a table."""
     path = next((root / name for name in TABLES if (root / name).is_file()), None)
     found: dict[str, list[Place]] = {}
-    for row in read_table(path, ("seriesuid", *COORDINATES, "class")) if path else ():
+    needs = ("seriesuid", *COORDINATES, "class")
+    for row in read_table(path, needs, remedy=AGAIN) if path else ():
         if row["class"] not in ("0", "1"):
             raise DataError(f"{path}: class must be 0 or 1, got {row['class']!r}; repair it")
         if path and row["class"] == "0" and row["seriesuid"] in used:

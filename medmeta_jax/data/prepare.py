@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from medmeta_jax.data import sources
+from medmeta_jax.data._tf_example import serialiser
 from medmeta_jax.data.reading import SKIP_AT_MOST, OnError, read_units
 from medmeta_jax.data.records import Catalogue, Record, labels_of, scaled_box
 from medmeta_jax.data.samples import DataError, as_pil
@@ -239,7 +240,7 @@ def write_data_set(inside: Path, records: Iterator[Record], about: str) -> None:
     from tensorflow_datasets.core.dataset_info import DatasetIdentity
 
     known = features()
-    serializer = tfds.core.example_serializer.ExampleSerializer(known.get_serialized_info())
+    serialised = serialiser(known)
     template = tfds.core.ShardedFileTemplate(
         inside, template=FILES, dataset_name=NAME, split=SPLIT, filetype_suffix="array_record"
     )
@@ -253,8 +254,7 @@ def write_data_set(inside: Path, records: Iterator[Record], about: str) -> None:
             path = template.sharded_filepath(shard_index=len(lengths), num_shards=None)
             writer, shard = ArrayRecordWriter(str(path), "group_size:1"), 0
             lengths.append(0)
-        example = serializer.get_tf_example(known.encode_example(example_of(record)))
-        data = example.SerializeToString(deterministic=True)
+        data = serialised(example_of(record))
         writer.write(data)
         lengths[-1] += 1
         shard, total = shard + len(data), total + len(data)
