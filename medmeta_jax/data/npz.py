@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medmeta_jax.data._volumes import spread
+from medmeta_jax.data._cuts import spread
 from medmeta_jax.data.records import Catalogue, Record, Unit
 from medmeta_jax.data.samples import DAMAGED, DataError
 

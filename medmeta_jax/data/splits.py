@@ -35,6 +35,7 @@ from medmeta_jax.data.samples import (
     Skipped,
     join,
     of_each_class,
+    require_one_rank,
     select,
     shows,
     to_channels,
@@ -184,6 +185,7 @@ def make_split(
             side: select(joined, may_stand(joined, side)) if len(own) > 1 else joined
             for side in own
         }
+    require_one_rank((part.about, part.images) for part in (joined, *others.values()))
     for side, other in others.items():
         images = to_channels(other.images, joined.images.shape[-1])
         sources[side] = other._replace(images=images)

@@ -148,7 +148,7 @@ def test_killed_half_way_is_never_read_and_done_again_gives_the_same(tmp_path: P
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"medmeta": 99}, "of format 99, this version reads 1"),
+        ({"medmeta": 99}, "of format 99, this version reads 2"),
         ({"samples": "many"}, "samples is not of type int"),
         ({"samples": 35}, "speaks of 35 images, 36 are stored"),
         ({"files": None}, "files is not of type dict"),

@@ -10,15 +10,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from medmeta_jax.data._cuts import check_cut, counted, cut, spread
 from medmeta_jax.data._volumes import (
     Volume,
-    check_cut,
-    counted,
-    cut,
     onto,
     read_mask,
     read_volume,
-    spread,
 )
 from medmeta_jax.data.samples import DataError
 
@@ -260,9 +257,17 @@ def test_a_mask_keeps_its_labels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(mask.values, marked())
 
 
+OPTIONS = {
+    "plane": "axial", "slices": 1, "intensity": "range", "spacing": 0.0, "patches": 0, "edge": 9.0,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ({"patches": -1}, "the option patches must be >= 0, got -1"),
+        ({"edge": 0.0}, "the option edge must be from 0.01 to 1000.0 mm, got 0.0"),
+        ({"edge": float("nan")}, "the option edge must be from 0.01 to 1000.0 mm, got nan"),
         ({"plane": "top"}, "the option plane must be one of sagittal, coronal, axial"),
         ({"intensity": "best"}, "the option intensity must be one of percentile"),
         ({"slices": -1}, "the option slices must be >= 0, got -1"),
@@ -272,7 +277,7 @@ def test_a_mask_keeps_its_labels(tmp_path: Path) -> None:
 )
 def test_options_are_checked(given: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        check_cut(**{"plane": "axial", "slices": 1, "intensity": "range", "spacing": 0.0, **given})
+        check_cut(**{**OPTIONS, **given})
 
 
 def test_statistics_are_of_numbers_within() -> None:
