@@ -222,8 +222,7 @@ def sampled(
             found = gaussian_filter1d(
                 found, deviations[axis], axis, mode="nearest", truncate=BLUR_ENDS
             )
-        below = np.floor(places).astype(int)
-        above = np.minimum(below + 1, found.shape[axis] - 1)
+        below, above = (to_whole(places).astype(int) for to_whole in (np.floor, np.ceil))
         share = (places - below).astype(np.float32)
         share = share.reshape(-1, *(1,) * (2 - axis))
         found = np.take(found, below, axis) * (1 - share) + np.take(found, above, axis) * share
