@@ -243,7 +243,7 @@ def test_volumes_are_not_turned_into_classes(tmp_path: Path) -> None:
     spec = EpisodeSpec(ways=2, queries=1)
     check_pool(pool, spec, samples.class_names, "meta-train")
     turned = dataclasses.replace(spec, rotate=True)
-    with pytest.raises(DataError, match="meta-train: images are volumes, .* rotate_classes"):
+    with pytest.raises(DataError, match=r"meta-train: images are volumes, .* rotate_classes"):
         check_pool(pool, turned, samples.class_names, "meta-train")
     with pytest.raises(ValueError, match=r"rotate turns pictures, x must be \[n, S, S, C\]"):
         sample(jax.random.key(0), pool, turned)
