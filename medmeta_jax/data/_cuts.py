@@ -94,8 +94,8 @@ def cubes(
     edge: float, spacing: float,
 ) -> Iterator[Piece]:  # fmt: skip
     """Cubes of the volume resampled to isotropic voxels, of which no more is computed than they
-    hold. Each one's middle is a voxel of that grid, half a voxel from where it should be at most; a
-    cube is never moved to fit: what lies beyond the volume is 0. Values between `low` and `high`.
+    hold. Each one's middle is the voxel of that grid that is nearest to where it should be; a cube
+    is never moved to fit: what lies beyond the volume is 0. Values between `low` and `high`.
     """
     voxel = spacing or float(image.spacing.min())
     size = max(1, round(edge / voxel))
@@ -157,9 +157,9 @@ def middles(image: Volume, mask: Volume | None, patches: int) -> list[np.ndarray
 
 def evenly(shape: np.ndarray, spacing: np.ndarray, count: int) -> list[np.ndarray]:
     """`count` places in voxels, [3] each, over the middle 80 percent of each axis: of the coarsest
-    grid that has so many, its cells as nearly cubes as can be; every so manieth of its places.
+    grid that has so many, its cells as nearly cubes as can be; picked evenly among its places.
 
-    >>> [place.tolist() for place in evenly(np.array([11, 3, 3]), np.ones(3), 2)]
+    >>> [place.round(1).tolist() for place in evenly(np.array([11, 3, 3]), np.ones(3), 2)]
     [[2.8, 1.0, 1.0], [7.2, 1.0, 1.0]]
     """
     cells = np.ones(3, int)

@@ -177,6 +177,11 @@ def test_a_volume_is_seen_in_all_its_depth() -> None:
     assert out.shape == (1, 8)
     kernels = 27 * 8 + 3 * 27 * 8 * 8
     assert sum(p.size for p in jax.tree.leaves(params)) == kernels + 4 * 2 * 8
+    for name in ("resnet12", "resnet18"):
+        backbone = registry.factory("backbones", name)(widths=(4, 8))
+        params = jax.eval_shape(backbone.init, jax.random.key(0), x)
+        out, _ = jax.eval_shape(backbone.apply, params, x, jnp.ones(1, bool))
+        assert out.shape == (1, 8)
 
 
 def test_conv4_is_the_standard_network() -> None:

@@ -113,6 +113,14 @@ def test_a_patch_at_the_border_is_padded_and_not_moved() -> None:
     np.testing.assert_array_equal(inside, expected)
 
 
+def test_the_middle_of_a_patch_is_always_of_the_volume() -> None:
+    """10 voxels of 1 mm are two of 4 mm; the last of the ten lies beyond the middle of both."""
+    image = volume(np.arange(1000).reshape(10, 10, 10) + 1)
+    (found,) = cubes(image, spots((9, 9, 9), shape=(10, 10, 10)), edge=4.0, spacing=4.0)
+    assert found.image.shape == (1, 1, 1, 1)
+    assert found.image.all()
+
+
 def test_patches_are_around_the_parts_of_the_mask_the_largest_first() -> None:
     """Parts that touch at a corner are one; of two as large, the earlier one; and no more of them
     than are asked for."""
@@ -167,6 +175,9 @@ def test_what_is_no_number_is_black_and_spoils_nothing() -> None:
     (found,) = cubes(volume(values), spots((4, 4, 4), shape=(9, 9, 9)), edge=3.0, spacing=1.0)
     assert found.image[1, 1, 1, 0] == 0
     assert (found.image == 255).sum() == 26
+    # Between voxels it counts as the lowest value: its share is (3/4)³ in each of the eight.
+    (found,) = cubes(volume(values), spots((4, 4, 4), shape=(9, 9, 9)), edge=1.0, spacing=0.5)
+    assert (found.image == round(255 * (1 - 0.75**3))).all()
 
 
 def test_statistics_are_of_the_voxels_within() -> None:
