@@ -20,8 +20,7 @@ from medmeta_jax.data.samples import DataError
 
 PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}  # by the axis that they are cut along
 MIDDLE = 0.8  # of a volume's depth: its ends mostly show little
-EDGE_MM, LARGEST_MM = 32.0, 1000.0  # of a cube
-LARGEST_EDGE = 256  # voxels: a cube of them takes 16 MB
+LARGEST_MM, LARGEST_EDGE = 1000.0, 256  # of a cube: in mm, and in voxels, which take 16 MB
 TOUCHING = np.ones((3, 3, 3), int)  # voxels of one component share a face, an edge or a corner
 
 
@@ -49,7 +48,7 @@ def spread(depth: int, slices: int) -> list[int]:
 
 def cut(
     image: Volume, mask: Volume | None, *, plane: str, slices: int, intensity: str, spacing: float,
-    patches: int = 0, edge: float = EDGE_MM, within: np.ndarray | None = None,
+    patches: int = 0, edge: float = 32.0, within: np.ndarray | None = None,
 ) -> Iterator[Piece]:  # fmt: skip
     """The slices of a volume and of its mask, their pixels square; or cubes of isotropic voxels.
 

@@ -191,7 +191,8 @@ def sampled(
     mask: bool = False,
     fill: float | None = None,
 ) -> np.ndarray:
-    """Values [x, y, z] read at `shape` places, from `first` on in steps, both in voxels: float32.
+    """Values [x, y, z] read at `shape` places, from `first` on in steps, both in voxels: float32,
+    or a mask's labels.
 
     Linearly between voxels. Along an axis whose step is above one voxel the values are blurred
     first, so that nothing between two places is passed over: by the Gaussian that makes a point
