@@ -193,6 +193,9 @@ def test_a_volume_is_scaled_down_with_its_mask() -> None:
     assert small.image.shape == (2, 5, 10, 1)
     np.testing.assert_array_equal(small.mask, np.broadcast_to([0] * 5 + [3] * 5, (2, 5, 10)))
     assert small.image[0, 0, [0, 9], 0].tolist() == [0, 255]
+    labels = (np.arange(40) % 7 * 30).astype(np.uint8) * np.ones((10, 20, 1), np.uint8)
+    small = within(Record(image, "a", mask=labels), 9)
+    assert set(np.unique(small.mask)) <= set(range(0, 210, 30)), "labels are never blended"
     deep = Record(image.transpose(2, 0, 1, 3), "a")
     assert within(deep, 10).image.shape == (10, 2, 5, 1)
     assert within(deep, 40) is deep
