@@ -22,10 +22,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from medmeta_jax.data._cuts import spread
 from medmeta_jax.data._dicom import Frame, Head, is_dicom, library, read_frames, read_head
 from medmeta_jax.data._identity import hashed
 from medmeta_jax.data._tables import check_option, read_table, walk
-from medmeta_jax.data._volumes import spread
 from medmeta_jax.data.intensity import METHODS, WINDOWS, between, limits
 from medmeta_jax.data.records import TEXT_NAMES, TEXT_SUFFIXES, Catalogue, Record, Unit
 from medmeta_jax.data.samples import DataError

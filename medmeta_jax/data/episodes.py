@@ -206,7 +206,9 @@ def choose(
 
 
 def quarter_turns(x: Array, turns: Array) -> Array:
-    """Images [n, S, S, C], each turned by so many [n] times 90 degrees."""
+    """Images [n, S, S, C], each turned by so many [n] times 90 degrees. ValueError for volumes."""
+    if x.ndim != 4:
+        raise ValueError(f"rotate turns pictures, x must be [n, S, S, C], got {x.shape}")
     turned = jnp.stack([jnp.rot90(x, k, (1, 2)) for k in range(4)])
     return turned[turns % 4, jnp.arange(x.shape[0])]
 
@@ -266,6 +268,11 @@ def check_pool(pool: Pool, spec: EpisodeSpec, class_names: tuple[str, ...], side
 
     Raises DataError naming the side of the split, the class, and the number it lacks.
     """
+    if spec.rotate and pool.x.ndim != 4:
+        raise DataError(
+            f"{side}: images are volumes, and rotate makes classes of turned pictures alone; set "
+            "rotate_classes to false"
+        )
     ways, shots = bounds(spec.ways)[1], bounds(spec.shots)[1]
     count = len(class_names) * (4 if spec.rotate else 1)
     if count < ways:

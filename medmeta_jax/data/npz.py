@@ -3,9 +3,10 @@
 or MedMNIST's layout (`train_images`, `train_labels`, `val_images`, ...).
 
 images: [N, H, W] or [N, H, W, C] uint8, C being 1 or 3; or volumes [N, D, H, W] (MedMNIST's 3-D
-sets), of which slices are taken, a volume's all of one group. labels: [N] or [N, 1] int, or [N, L]
-of 0 and 1 where an image may show several labels or none (then `class_names` names the L). values:
-[N] or [N, L] of numbers, such as an age, NaN where one is not known. Nothing is unpickled.
+sets), of which slices are taken, a volume's all of one group, or which stay whole. labels: [N] or
+[N, 1] int, or [N, L] of 0 and 1 where an image may show several labels or none (then `class_names`
+names the L). values: [N] or [N, L] of numbers, such as an age, NaN where one is not known. Nothing
+is unpickled.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medmeta_jax.data._volumes import spread
+from medmeta_jax.data._cuts import spread
 from medmeta_jax.data.records import Catalogue, Record, Unit
 from medmeta_jax.data.samples import DAMAGED, DataError
 
@@ -26,11 +27,12 @@ def recognises(source: str) -> bool:
     return source.endswith(".npz")
 
 
-def catalogue(source: str, *, slices: int = 4) -> Catalogue:
+def catalogue(source: str, *, slices: int = 4, whole: bool = False) -> Catalogue:
     """The archive as one unit. Raises DataError naming the file and the field.
 
     Args:
       slices: how many of a volume, evenly over the middle 80 percent of its depth; 0 for all.
+      whole: a volume is one image in three dimensions, in place of slices.
     """
     if slices < 0:
         raise DataError(f"the option slices must be >= 0, got {slices}")
@@ -78,7 +80,7 @@ def catalogue(source: str, *, slices: int = 4) -> Catalogue:
                 domain=None if domains is None else str(domains[place]),
             )
             for place, (one, label) in enumerate(zip(images, labels, strict=True))
-            for which, image in (slices_of(one, slices) if volumes else [("", one)])
+            for which, image in (slices_of(one, slices) if volumes and not whole else [("", one)])
         ]
 
     return Catalogue([Unit(path.name, read)], f"images of {path.name}", class_names=names)

@@ -15,7 +15,7 @@ from medmeta_jax.types import Array
 class Pool(NamedTuple):
     """Images and the index that episodes are drawn by. Arrays only, so it can be jitted over.
 
-    x: [N, H, W, C] uint8; scaled to float when an episode is gathered.
+    x: [N, *spatial, C] uint8; scaled to float when an episode is gathered.
     group: [N] int32; images of one group never stand on both sides of an episode that
         is `disjoint="group"`. Without groups, each image is its own. Copies of an image
         are of one group, and so are the groups that hold them.
@@ -58,7 +58,7 @@ class Scaling(NamedTuple):
 
 
 def fit_scaling(images: np.ndarray) -> Scaling:
-    """Mean 0, standard deviation 1 per channel over `images` [N, H, W, C] uint8."""
+    """Mean 0, standard deviation 1 per channel over `images` [N, *spatial, C] uint8."""
     values = images.reshape(-1, images.shape[-1]).astype(np.float64) / 255
     deviation = np.maximum(values.std(0), 1e-3)
     return Scaling(values.mean(0).astype(np.float32), (1 / deviation).astype(np.float32))

@@ -120,15 +120,21 @@ def record_of(example: dict[str, Any]) -> Record:
         label = dict(zip(labels, values, strict=True))
     corners = np.asarray(example["boxes"]).tolist()
     shown = map(text, example["box_labels"])
+    depth = int(example["depth"])
+
+    def whole(array: Any) -> np.ndarray:
+        flat = np.asarray(array)
+        return flat.reshape(depth, -1, *flat.shape[1:]) if depth else flat
+
     return Record(
-        image=np.asarray(example["image"]),
+        image=whole(example["image"]),
         label=label,
         name=text(example["name"]),
         group=text(example["group"]) if example["has_group"] else None,
         side=text(example["side"]),
         domain=text(example["domain"]) or None,
         modality=text(example["modality"]) or None,
-        mask=np.asarray(example["mask"]) if example["has_mask"] else None,
+        mask=whole(example["mask"]) if example["has_mask"] else None,
         boxes=tuple(
             Box(x0, y0, x1, y1, label)
             for (x0, y0, x1, y1), label in zip(corners, shown, strict=True)

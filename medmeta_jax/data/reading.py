@@ -14,7 +14,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from medmeta_jax.data.records import Catalogue, Record, Unit, checked, full_name, labels_of
-from medmeta_jax.data.samples import DataError, Samples, Skipped, fit_image, to_channels
+from medmeta_jax.data.samples import (
+    DataError,
+    Samples,
+    Skipped,
+    fit_image,
+    require_one_rank,
+    to_channels,
+)
 
 OnError = Literal["fail", "skip"]
 SKIP_AT_MOST = 0.05  # of the units: beyond, the data set is wrong and not a file
@@ -96,7 +103,8 @@ def read_units(
 def load_samples(catalogue: Catalogue, *, image_size: int, on_error: OnError = "fail") -> Samples:
     """A catalogue's images in memory, each scaled to `image_size` with its proportions kept.
 
-    Grey images become colour where any is. Raises DataError naming the file and the remedy.
+    Grey images become colour where any is; pictures and volumes do not stand together. Raises
+    DataError naming the file and the remedy.
     """
 
     def small(record: Record) -> Record:
@@ -109,6 +117,7 @@ def load_samples(catalogue: Catalogue, *, image_size: int, on_error: OnError = "
         skipped += [Skipped(read.unit.name, read.problem)] if read.problem else []
     if not records:
         raise DataError(f"{catalogue.about}: holds no images")
+    require_one_rank((record.name, record.image) for record in records)
     channels = max(record.image.shape[-1] for record in records)
     names, labels = class_labels(records, catalogue)
 

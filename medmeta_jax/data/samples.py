@@ -5,7 +5,7 @@ from __future__ import annotations
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -36,7 +36,7 @@ class Skipped(NamedTuple):
 class Samples(NamedTuple):
     """A labelled data set on the host.
 
-    images: [N, H, W, C] uint8.
+    images: [N, H, W, C] uint8, or volumes [N, D, H, W, C].
     labels: [N] int32, index into `class_names`; or [N, classes] bool, where an image may show
         several of them, or none; or [N, classes] float32, where a class is something that was
         measured, such as an age, and its label the value, NaN where it is not known.
@@ -112,17 +112,65 @@ def as_pil(image: np.ndarray) -> Any:
 def fit_image(image: np.ndarray, image_size: int) -> np.ndarray:
     """[H, W, C] uint8 -> [image_size, image_size, C] uint8: the longer side is scaled to
     `image_size` and the shorter one padded with black, so that shapes keep their proportions.
+    A volume [D, H, W, C] likewise becomes a cube, each of its slices as a picture would.
     """
     from PIL import Image, ImageOps
 
-    if image.shape[:2] == (image_size, image_size):
+    sizes = image.shape[:-1]
+    if set(sizes) == {image_size}:
         return image
+    if len(sizes) == 3:
+        new = [max(1, round(size / max(sizes) * image_size)) for size in sizes]
+        first = [round((image_size - size) / 2) for size in new]
+        cube = np.zeros((image_size, image_size, image_size, image.shape[-1]), np.uint8)
+        place = tuple(slice(a, a + size) for a, size in zip(first, new, strict=True))
+        cube[place] = zoomed(image, new, smooth=True)
+        return cube
     padded = ImageOps.pad(as_pil(image), (image_size, image_size), Image.Resampling.BILINEAR)
     return np.asarray(padded, np.uint8).reshape(image_size, image_size, -1)
 
 
+def zoomed(image: np.ndarray, size: Sequence[int], *, smooth: bool) -> np.ndarray:
+    """[*spatial, C] uint8 at another size, [*size, C]: blended, or the nearest one's values.
+
+    A volume is scaled by Pillow along one axis after the other, which is what it does to a picture
+    too: where an axis shrinks, all that falls into a voxel has a part in it. `scipy.ndimage.zoom`
+    would leave out what lies between.
+    """
+    from PIL import Image
+
+    how = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
+    if len(size) == 2:
+        height, width = size
+        return np.asarray(as_pil(image).resize((width, height), how)).reshape(height, width, -1)
+    for axis in reversed(range(len(size))):
+        moved = np.moveaxis(image, axis, 0)
+        rows = Image.fromarray(moved.reshape(len(moved), -1))
+        scaled = np.asarray(rows.resize((rows.width, size[axis]), how))
+        image = np.moveaxis(scaled.reshape(size[axis], *moved.shape[1:]), 0, axis)
+    return np.ascontiguousarray(image)
+
+
+def picture_of(image: np.ndarray) -> np.ndarray:
+    """What is shown of an image: itself, or the middle slice of [D, H, W, C]."""
+    return image[len(image) // 2] if image.ndim == 4 else image
+
+
+def require_one_rank(named: Iterable[tuple[str, np.ndarray]]) -> None:
+    """DataError, naming two, where some images are pictures and some volumes."""
+    first: dict[int, str] = {}
+    for name, image in named:
+        first.setdefault(image.ndim, name)
+    if len(first) > 1:
+        flat, deep = (first[rank] for rank in sorted(first))
+        raise DataError(
+            f"{flat}: two-dimensional, and {deep} is three-dimensional; take slices of all, or "
+            "patches of all"
+        )
+
+
 def to_channels(images: np.ndarray, channels: int) -> np.ndarray:
-    """Grey to RGB by repeating, RGB to grey by ITU-R 601 luma; [..., H, W, C] uint8."""
+    """Grey to RGB by repeating, RGB to grey by ITU-R 601 luma; [..., C] uint8."""
     if images.shape[-1] == channels:
         return images
     if channels == 3:
@@ -193,6 +241,7 @@ def join(parts: Mapping[str, Samples]) -> Samples:
     if len(parts) == 1:
         return next(iter(parts.values()))
     labels = joined_labels(list(parts.values()))
+    require_one_rank((part.about, part.images) for part in parts.values())
     channels = max(part.images.shape[-1] for part in parts.values())
 
     def column(of: Callable[[str, Samples], list[str]]) -> np.ndarray:

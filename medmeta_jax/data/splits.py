@@ -39,6 +39,7 @@ from medmeta_jax.data.samples import (
     has_values,
     join,
     of_each_class,
+    require_one_rank,
     select,
     shows,
     to_channels,
@@ -190,6 +191,7 @@ def make_split(
             side: select(joined, may_stand(joined, side)) if len(own) > 1 else joined
             for side in own
         }
+    require_one_rank((part.about, part.images) for part in (joined, *others.values()))
     for side, other in others.items():
         images = to_channels(other.images, joined.images.shape[-1])
         sources[side] = other._replace(images=images)

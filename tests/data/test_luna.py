@@ -114,6 +114,57 @@ def test_black_is_at_the_side_where_the_scan_ends(root: Path, there: str, axis: 
     assert image[10:].all()
 
 
+def test_a_cube_is_as_wide_as_deep_around_the_nodule(root: Path) -> None:
+    """Voxels of 2 mm; the scan's slices are 5 mm apart. Its middle slice is the patch."""
+    rng = np.random.default_rng(0)
+    write_scan(root / "subset0", rng.integers(-900, -600, SHAPE).astype("<i2"))
+    for flat, cube in zip(records(root), records(root, cubes=True), strict=True):
+        assert cube.image.shape == (20, 20, 20, 1)
+        assert cube.mask.shape == (20, 20, 20)
+        np.testing.assert_array_equal(cube.image[10], flat.image)
+        np.testing.assert_array_equal(cube.mask[10], flat.mask)
+        assert cube._replace(image=None, mask=None) == flat._replace(image=None, mask=None)
+    assert sources.catalogue(str(root), cubes=True).about.startswith("LUNA16 3-D patches of")
+
+
+def test_a_cube_lies_between_the_slices(root: Path) -> None:
+    """A slice of -100 HU at z = 4, the nodule's, among -800: 2 and 4 mm from it, by 5 mm; from the
+    feet to the head, which a brighter slice at z = 6 shows; and black where the scan ends."""
+    values = np.full(SHAPE, -800, "<i2")
+    values[4], values[6:] = -100, 0
+    write_scan(root / "subset0", values)
+    nodule = records(root, cubes=True)[0]
+    column = nodule.image[:, 10, 10, 0].astype(int)
+    hu = np.interp(np.arange(-10, 10) * 2.0, [-10, -5, 0, 5, 10], [-800, -800, -100, -800, 0])
+    np.testing.assert_allclose(column, [grey(one) for one in hu], atol=1)
+    (root / "annotations.csv").write_text(NODULES.replace(",8\n", ",7\n"))
+    nodule = records(root, cubes=True)[0]
+    steps = np.arange(-10, 10) * 2.0
+    distance = np.sqrt(sum(s**2 for s in np.ix_(steps, steps, steps)))
+    np.testing.assert_array_equal(nodule.mask, distance < 3.5)
+    (root / "annotations.csv").write_text(NODULES.replace("-60,-10,-80", "-60,-10,-100"))
+    nodule = records(root, cubes=True)[0]
+    assert not nodule.image[:9].any()
+    assert nodule.image[10:].all()
+
+
+def test_a_ball_is_around_the_centre_and_not_its_voxel(root: Path) -> None:
+    """0.9 mm above voxel z = 4: it and the next voxel of the cube, 1.1 mm away, are in a ball of
+    1.5 mm, and none below."""
+    (root / "annotations.csv").write_text(NODULES.replace("-80,8", "-79.1,3"))
+    nodule = records(root, cubes=True)[0]
+    assert np.argwhere(nodule.mask).tolist() == [[10, 10, 10], [11, 10, 10]]
+
+
+def test_cubes_that_cannot_be_are_refused(root: Path) -> None:
+    write_scan(root / "subset0", lung(), ElementSpacing="1 1 5", Offset="-70 -20 -100")
+    with pytest.raises(DataError, match=r"s1\.mhd: a cube of 500 mm would be of 500 voxels"):
+        records(root, cubes=True, patch_mm=500)
+    write_scan(root / "subset0", np.full(SHAPE, -32768, "<i2"))
+    with pytest.raises(DataError, match=r"s1\.raw: its voxels are no Hounsfield units"):
+        records(root, cubes=True)
+
+
 def test_patches_are_of_the_size_asked(root: Path) -> None:
     assert records(root, patch_mm=16)[0].image.shape == (8, 8, 1)
     assert records(root, patch_mm=1)[0].image.shape == (2, 2, 1)

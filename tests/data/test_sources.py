@@ -234,6 +234,19 @@ def test_slices_of_volumes_are_of_one_group(tmp_path: Path) -> None:
         sources.catalogue(str(path), slices=-1)
 
 
+def test_volumes_may_stay_whole(tmp_path: Path) -> None:
+    """Each an image of its own group, and no slices."""
+    volumes = np.arange(3 * 5 * 6 * 7).reshape(3, 5, 6, 7).astype(np.uint8)
+    path = tmp_path / "v.npz"
+    np.savez(path, images=volumes, labels=[0, 1, 1])
+    found = sources.catalogue(str(path), whole=True).units[0].read()
+    assert [(r.name, r.label, r.group) for r in found] == [
+        ("0", "class0", "0"), ("1", "class1", "1"), ("2", "class1", "2"),
+    ]  # fmt: skip
+    for record, volume in zip(found, volumes, strict=True):
+        np.testing.assert_array_equal(record.image, volume[..., None])
+
+
 def test_volumes_keep_the_groups_that_are_given(tmp_path: Path) -> None:
     np.savez(
         tmp_path / "x.npz", images=np.zeros((2, 5, 6, 7), np.uint8), labels=[0, 1],
