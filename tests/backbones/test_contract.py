@@ -43,7 +43,7 @@ def backbone(request: pytest.FixtureRequest) -> Backbone:
     make = registry.factory("backbones", name)
     small = {}
     if "widths" in inspect.signature(make).parameters:
-        small = {"widths": (4, 4) if name == "conv4" else (4,)}  # a residual block is three or so
+        small = {"widths": (4,) if "resnet" in name else (4, 4)}  # a residual block is three or so
     return make(norm=norm, **small)
 
 
