@@ -177,10 +177,13 @@ def describe(experiment: Experiment) -> None:
     split, spec = experiment.split, experiment.spec
     console.say(f"data       {split.about}")
     counts = ", ".join(
-        f"meta-{side} {len(split.classes[side])} classes {split.pools[side].x.shape[0]} images"
+        f"meta-{side} {len(split.classes[side])} classes {len(split.pools[side].same)} images"
         for side in SIDES
     )
     console.say(f"split      {counts}; support and query share no {spec.disjoint}")
+    if split.images:
+        ahead = experiment.feed.ahead / 2**20
+        console.say(f"images     stay in their files; a device holds {ahead:.1f} MB twice")
     for one in split.skipped:
         console.say(f"left out   {one.reason}")
     if spec.within == "domain":

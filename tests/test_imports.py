@@ -36,6 +36,7 @@ ALLOWED = {
     "launch": set(),
     "processes": {"launch"},
     "evaluation": {"types", "metrics", "parallel", "processes"},
+    "streaming": {"types", "parallel", "data", "evaluation", "meta_gradient", "train"},
     "config": {"registry"},
     "checkpoint": {"types"},
     "runs": set(),
@@ -45,13 +46,13 @@ ALLOWED = {
     "tasks": {"config", "data"},
     "experiment": {
         "types", "registry", "config", "data", "augment", "losses", "evaluation", "checkpoint",
-        "runs", "parallel", "weights", "objectives", "tasks",
+        "runs", "parallel", "processes", "weights", "objectives", "tasks", "train", "streaming",
     },
     "running": {
         "types", "config", "data", "losses", "train", "evaluation", "baselines", "checkpoint",
         "runs", "parallel", "processes", "weights", "experiment", "metrics",
     },
-    "uncertainty": {"types", "evaluation", "experiment", "metrics", "parallel"},
+    "uncertainty": {"types", "evaluation", "experiment", "metrics"},
     "verbs": {
         "config", "console", "experiment", "baselines", "runs", "data", "train", "checkpoint",
         "parallel", "processes", "uncertainty", "running",

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medmeta_jax.data.pool import Pool
+from medmeta_jax.data.pool import Pool, pool_hash
 from medmeta_jax.data.samples import DataError
 from medmeta_jax.types import Array, Episode, Examples, select
 
@@ -121,7 +121,7 @@ def sample_indices(key: Array, pool: Pool, spec: EpisodeSpec) -> Indices:
             ways[1] * spec.queries,
             n_ways * spec.queries,
         )
-        way_of = jnp.zeros(pool.x.shape[0] + 1, jnp.int32)
+        way_of = jnp.zeros(pool.same.shape[0] + 1, jnp.int32)
         way_of = way_of.at[rows].set(jnp.broadcast_to(jnp.arange(ways[1])[:, None], rows.shape))
         query, query_y = flat, way_of[flat]
     return Indices(support, support_y, query, query_y, classes)
@@ -215,8 +215,21 @@ def gather(pool: Pool, indices: Indices, *, rotate: bool = False) -> Episode:
 
 
 def sample(key: Array, pool: Pool, spec: EpisodeSpec) -> Episode:
-    """Draw one episode from the pool; see `sample_indices`."""
-    return gather(pool, sample_indices(key, pool, spec), rotate=spec.rotate)
+    """Draw one episode from the pool; see `sample_indices`.
+
+    Of a pool that holds the images of some episodes alone, the one that was drawn by the key; for
+    another key all images are NaN.
+    """
+    if pool.drawn is None:
+        return gather(pool, sample_indices(key, pool, spec), rotate=spec.rotate)
+    there = (pool.drawn.keys == jax.random.key_data(key)).all(-1)
+    indices = jax.tree.map(lambda part: part[there.argmax()], pool.drawn.indices)
+    episode = gather(pool, indices, rotate=spec.rotate)
+    support, query = (
+        side._replace(x=jnp.where(there.any(), side.x, jnp.nan))
+        for side in (episode.support, episode.query)
+    )
+    return episode._replace(support=support, query=query)
 
 
 def episodes_hash(pool: Pool, indices: Indices) -> str:
@@ -228,17 +241,6 @@ def episodes_hash(pool: Pool, indices: Indices) -> str:
     digest = hashlib.sha256(pool_hash(pool).encode())
     for part in indices:
         digest.update(np.ascontiguousarray(np.asarray(part, np.int32)).tobytes())
-    return digest.hexdigest()[:16]
-
-
-def pool_hash(pool: Pool) -> str:
-    """The identity of a pool: its pixels and which class each is of."""
-    digest = hashlib.sha256()
-    shown = () if pool.shown is None else (pool.shown,)
-    for part in (pool.x, pool.rows, pool.labels, pool.group, *shown):
-        array = np.asarray(part)
-        digest.update(repr(array.shape).encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:16]
 
 

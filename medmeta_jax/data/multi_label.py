@@ -36,7 +36,7 @@ def sample_indices(key: Array, pool: Pool, spec: EpisodeSpec) -> Indices:
     ways, shots = bounds(spec.ways)[1], bounds(spec.shots)
     n_shots = jax.random.randint(shot_key, (), shots[0], shots[1] + 1)
     classes = draw_classes(class_key, pool, spec, jnp.asarray(ways))
-    rows, every = pool.rows[classes], jnp.arange(pool.x.shape[0], dtype=jnp.int32)
+    rows, every = pool.rows[classes], jnp.arange(pool.same.shape[0], dtype=jnp.int32)
     shown = pool.shown[:, classes]  # [N, ways]
     none = jnp.where(shown.any(1), -1, every)[None]  # [1, N]
     there, none_there = rows >= 0, none >= 0

@@ -118,6 +118,7 @@ class Counts:
 
     def __init__(self) -> None:
         self.samples = 0
+        self.channels = 1
         self.classes: Counter[str] = Counter()
         self.groups: set[str] = set()
         self.modalities: Counter[str] = Counter()
@@ -128,6 +129,7 @@ class Counts:
     def add(self, record: Record) -> None:
         """One more."""
         self.samples += 1
+        self.channels = max(self.channels, record.image.shape[-1])
         self.classes.update(labels_of(record))
         self.groups |= set() if record.group is None else {record.group}
         self.modalities.update([record.modality] if record.modality else [])
@@ -143,6 +145,7 @@ class Counts:
             "class_names": list(catalogue.class_names or sorted(self.classes)),
             "split": catalogue.split,
             "samples": self.samples,
+            "channels": self.channels,
             "classes": dict(sorted(self.classes.items())),
             "groups": len(self.groups) or None,
             "modalities": dict(sorted(self.modalities.items())) or None,

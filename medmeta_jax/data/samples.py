@@ -7,11 +7,14 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from medmeta_jax.data._files import Within
+
+if TYPE_CHECKING:
+    from medmeta_jax.data.stored import StoredImages
 
 
 class DataError(Exception):
@@ -36,7 +39,7 @@ class Skipped(NamedTuple):
 class Samples(NamedTuple):
     """A labelled data set on the host.
 
-    images: [N, H, W, C] uint8.
+    images: [N, H, W, C] uint8, in memory or read from files when asked for.
     labels: [N] int32, index into `class_names`; or [N, classes] bool, where an image may show
         several of them, or none.
     class_names: one name a class, in label order.
@@ -50,7 +53,7 @@ class Samples(NamedTuple):
     skipped: the files that were left out.
     """
 
-    images: np.ndarray
+    images: np.ndarray | StoredImages
     labels: np.ndarray
     class_names: tuple[str, ...]
     groups: np.ndarray | None = None
@@ -120,10 +123,13 @@ def fit_image(image: np.ndarray, image_size: int) -> np.ndarray:
     return np.asarray(padded, np.uint8).reshape(image_size, image_size, -1)
 
 
-def to_channels(images: np.ndarray, channels: int) -> np.ndarray:
-    """Grey to RGB by repeating, RGB to grey by ITU-R 601 luma; [..., H, W, C] uint8."""
+def to_channels(images: Any, channels: int) -> Any:
+    """Grey to RGB by repeating, RGB to grey by ITU-R 601 luma; [..., H, W, C] uint8, in memory or
+    `StoredImages`."""
     if images.shape[-1] == channels:
         return images
+    if not isinstance(images, np.ndarray):
+        return images.with_channels(channels)
     if channels == 3:
         return np.repeat(images, 3, axis=-1)
     luma = images.astype(np.float32) @ np.asarray([0.299, 0.587, 0.114], np.float32)
@@ -160,6 +166,8 @@ def join(parts: Mapping[str, Samples]) -> Samples:
             f"{several[0]}: its images have several labels, and another data set does not say "
             "which of them its own show; train on it alone"
         )
+    from medmeta_jax.data.stored import concatenated  # which has its images' channels from here
+
     channels = max(part.images.shape[-1] for part in parts.values())
     counts = [len(part.class_names) for part in parts.values()]
     first_label = np.cumsum([0, *counts[:-1]])
@@ -178,7 +186,7 @@ def join(parts: Mapping[str, Samples]) -> Samples:
         return [""] * len(part.labels) if part.sides is None else part.sides.tolist()
 
     return Samples(
-        images=np.concatenate([to_channels(part.images, channels) for part in parts.values()]),
+        images=concatenated([to_channels(part.images, channels) for part in parts.values()]),
         labels=np.concatenate(
             [part.labels + first for part, first in zip(parts.values(), first_label, strict=True)]
         ).astype(np.int32),
