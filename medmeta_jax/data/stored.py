@@ -8,6 +8,7 @@ images on a few threads, a few blocks ahead. Functions here that take images tak
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -178,7 +179,8 @@ class StoredImages:
         return self._looks
 
 
-class Blocks(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Blocks:
     """Some images in blocks, as grain's random access source."""
 
     images: StoredImages
