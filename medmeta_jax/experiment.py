@@ -237,7 +237,7 @@ def build(config: TrainConfig) -> Experiment:
 def with_stream(config: TrainConfig, mesh: Mesh) -> TrainConfig:
     """The configuration with whether images stay in their files (ConfigError); all processes
     decide alike."""
-    here = streamed(config, parallel.free_bytes(mesh))
+    here = streamed(config, parallel.room(mesh))
     stream: Any = "always" if processes.any_process(lambda: here)() else "never"
     return dataclasses.replace(config, stream=stream)
 

@@ -161,13 +161,22 @@ def put_by_device(parts: Mapping[jax.Device, np.ndarray], mesh: Mesh) -> Array:
     )
 
 
-def free_bytes(mesh: Mesh) -> int:
-    """Bytes that a device may take: what it has, or its share of the host's where it is a CPU."""
+def room(mesh: Mesh) -> int:
+    """Bytes that a device may take: of its own, or its share of what the host has left where it
+    is a CPU."""
     local = mesh.local_devices
     limit = memory_limit(local[0])
-    if limit is not None:
-        return limit
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // len(local)
+    return host_memory() // len(local) if limit is None else limit
+
+
+def host_memory() -> int:
+    """Bytes that the system says it can still give; all that there are where it does not say."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            facts = dict(line.split(":") for line in lines)
+        return int(facts["MemAvailable"].split()[0]) << 10
+    except (OSError, KeyError, ValueError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def mean_over_tasks(

@@ -41,7 +41,7 @@ def load_split(config: TrainConfig) -> Split:
 
 
 def is_prepared(source: str) -> bool:
-    """Whether a data set is a folder by `medmeta data prepare` (DataError where it is none)."""
+    """Whether a data set is a folder by `medmeta data prepare` (DataError where there is none)."""
     return sources.find(source) == "prepared"
 
 
@@ -50,6 +50,8 @@ def streamed(config: TrainConfig, room: int) -> bool:
 
     Raises ConfigError where they have to, and do not come from prepared folders.
     """
+    if config.stream == "never":
+        return False
     trained_on = (config.data, *config.also)
     others = [source for source in trained_on if not is_prepared(source)]
     if config.stream == "always" and others:
@@ -57,11 +59,11 @@ def streamed(config: TrainConfig, room: int) -> bool:
             f"stream: 'always' needs folders by `medmeta data prepare`, and {others[0]} is none; "
             "prepare it first, or take 'auto'"
         )
-    if config.stream == "auto":
-        every = [*trained_on, *(s for s in (config.meta_val, config.meta_test) if s is not None)]
-        size = sum(prepared.image_bytes(s, config.image_size) for s in every if is_prepared(s))
-        return not others and size > RESIDENT_SHARE * room
-    return config.stream == "always"
+    if config.stream == "always":
+        return True
+    every = [*trained_on, *(s for s in (config.meta_val, config.meta_test) if s is not None)]
+    size = sum(prepared.image_bytes(s, config.image_size) for s in every if is_prepared(s))
+    return not others and size > RESIDENT_SHARE * room
 
 
 def domain_names(config: TrainConfig) -> dict[str, str]:

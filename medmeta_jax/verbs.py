@@ -330,7 +330,9 @@ def dry_run(config: TrainConfig) -> dict[str, Any]:
         "parameters": int(sum(sizes)),
         "compile_seconds": round(compiled.seconds, 2),
         # On each device: data set, state and temporaries, by the compiler's account.
-        "predicted_mb": round(parallel.needed_bytes(compiled.step) / 2**20, 1),
+        "predicted_mb": round(
+            (parallel.needed_bytes(compiled.step) + experiment.feed.ahead) / 2**20, 1
+        ),
         # XLA counts the body of a loop once, whatever its length.
         "flops_counting_loops_once": cost.get("flops"),
         "devices": [str(device) for device in experiment.mesh.devices.flat],

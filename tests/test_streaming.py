@@ -386,12 +386,23 @@ def test_a_file_damaged_after_it_was_opened_is_named(folders, tmp_path: Path) ->
     assert isinstance(images, StoredImages)
     file = sorted((tmp_path / "out").rglob("*.array_record-*"))[1]
     content = bytearray(file.read_bytes())
-    content[len(content) // 2 : len(content) // 2 + 40] = bytes(40)
+    content[len(content) // 4 : len(content) // 4 + 40] = bytes(40)
     file.write_bytes(content)
     with pytest.raises(DataError, match=rf"out: {file.name}: image \d+ cannot be read .*again"):
         images.read()
     with pytest.raises(DataError, match=rf"{file.name}: not as it was written"):
         prepared.open_samples(str(tmp_path / "out"), image_size=8)
+    # A large file's sum is not taken when it is opened: then its damaged blocks are left out.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepared, "CHECKED_WHOLE", 0)
+        patch.setattr(prepared, "BLOCK", 5)
+        left, stored = (
+            read(str(tmp_path / "out"), image_size=8, on_error="skip")
+            for read in (sources.load, prepared.open_samples)
+        )
+    assert 500 < len(left.images) < COUNT
+    np.testing.assert_array_equal(stored.images.read(), left.images)
+    np.testing.assert_equal(stored._replace(images=0), left._replace(images=0))
 
 
 def test_lists_of_episodes_hold_the_images_that_they_show(folders) -> None:
@@ -476,7 +487,7 @@ def test_which_images_stay_in_their_files(folders, tmp_path: Path) -> None:
         asked = dataclasses.replace(plain, stream="always", **changes)
         with pytest.raises(ConfigError, match=r"stream: .*`medmeta data prepare`, and .*c\.npz is"):
             tasks.streamed(asked, 0)
-    assert parallel.free_bytes(mesh_of(2)) < parallel.free_bytes(mesh_of(1)) < 2**50
+    assert 2**20 < parallel.room(mesh_of(8)) < 0.2 * parallel.room(mesh_of(1)) < 2**50
 
 
 WORKER = """
@@ -495,6 +506,11 @@ def noted(which):
 feed.images.block = noted
 last = [tests.finish(*run)[-1] for run in ((*compiled, feed), tests.made(sys.argv[2], 4, False))]
 jax.tree.map(np.testing.assert_array_equal, *map(tests.numbers, last))
+_, stored = tests.splits(sys.argv[2])
+mesh = tests.mesh_of(4)
+pool, keys = tests.parallel.replicate((stored.pools["test"], tests.episode_keys(3, 6)), mesh)
+judged = tests.Judging(pool, stored.images["test"], mesh).pool_of(keys, tests.SPEC)
+assert (np.asarray(judged.x)[:9].sum((1, 2)) > 0).all()
 np.save(sys.argv[1] + str(jax.process_index()), sorted(read))
 """
 
