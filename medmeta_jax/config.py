@@ -53,6 +53,9 @@ class TrainConfig:
     """Images are scaled to this many pixels a side, padded to a square."""
     standardise: bool = False
     """Each domain's intensities are brought onto one scale by the landmarks of its histogram."""
+    stream: Literal["auto", "always", "never"] = "auto"
+    """Images stay in their files and are read as they are needed, which takes a folder by `medmeta
+    data prepare`. "auto": where all of them would not fit into a quarter of a device's memory."""
     on_error: Literal["fail", "skip"] = "fail"
     """What a file that cannot be read does: "skip" leaves it out, up to 5% of the files, and the
     table says so."""

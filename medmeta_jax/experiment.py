@@ -15,17 +15,20 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from medmeta_jax import config as configs, parallel, registry, weights
+from medmeta_jax import config as configs, parallel, processes, registry, weights
 from medmeta_jax.augment._ops import augmented
 from medmeta_jax.checkpoint import Checkpoints
 from medmeta_jax.config import ConfigError, TrainConfig
-from medmeta_jax.data.episodes import EpisodeSpec, bounds, check_pool, pool_hash, sample
+from medmeta_jax.data.episodes import EpisodeSpec, bounds, check_pool, sample
+from medmeta_jax.data.pool import Pool, pool_hash
 from medmeta_jax.data.splits import SIDES, Split
 from medmeta_jax.evaluation import FixedEpisodes, episode_keys
 from medmeta_jax.labels import SEVERAL, VALUES, Kind, kind_of_pool
 from medmeta_jax.objectives import Objective, cvar, tr_maml
 from medmeta_jax.runs import Run, existing
-from medmeta_jax.tasks import episode_spec, load_split
+from medmeta_jax.streaming import Judging, Stream
+from medmeta_jax.tasks import episode_spec, load_split, streamed
+from medmeta_jax.train import Feed, Resident
 from medmeta_jax.types import Array, Backbone, Episode, MetaLearner
 
 VAL_SEED, TEST_SEED = 1_000_003, 2_000_003  # the same episodes for every run of a data set
@@ -35,8 +38,9 @@ class Experiment(NamedTuple):
     """Every value of a run, made from its configuration.
 
     learner adapts and predicts; training is the same with augmentation in its loss.
-    outputs is the number of ways the head has; val and test are fixed lists of episodes;
-    weights, by name, take the place of the learner's own at the start.
+    outputs is the number of ways the head has; feed is what training draws its episodes from, val
+    and test are fixed lists of them; judging, by side, has the images of such lists where the
+    side's pool does not; weights, by name, take the place of the learner's own at the start.
     """
 
     config: TrainConfig
@@ -51,8 +55,10 @@ class Experiment(NamedTuple):
     objective: Objective | None
     example_x: Array
     outputs: int
+    feed: Feed
     val: FixedEpisodes
     test: FixedEpisodes
+    judging: Mapping[str, Judging]
     mesh: Mesh
     weights: Mapping[str, np.ndarray]
 
@@ -175,6 +181,7 @@ def build(config: TrainConfig) -> Experiment:
     """Everything a run needs. Raises ConfigError or DataError before anything compiles."""
     config, mesh = with_devices(configs.check(config))
     backbone = make_backbone(config)
+    config = with_stream(config, mesh)
     split = load_split(config)
     split = split._replace(pools=parallel.replicate(split.pools, mesh))
     spec = episode_spec(config, split)
@@ -192,19 +199,29 @@ def build(config: TrainConfig) -> Experiment:
     check_pool(split.pools["train"], of_training, split.classes["train"], "meta-train")
     learner = make_learner(config, backbone, outputs, len(split.class_names), kind)
     sampler = functools.partial(sample, spec=of_training)
-    example = jax.eval_shape(lambda pool: sampler(jax.random.key(0), pool), split.pools["train"])
+    train = split.pools["train"]
+    one = train._replace(x=jnp.zeros((1, *train.x.shape[1:]), train.x.dtype))
+    example = jax.eval_shape(lambda pool: sampler(jax.random.key(0), pool), one)
     if kind is VALUES:
         refuse_if_of_classes(config, learner, example)
-
     example_x = jnp.zeros(example.support.x.shape, example.support.x.dtype)
     start = start_weights(config.init_from, learner, example_x)
-
-    judged = functools.partial(sample, spec=spec)
-
-    def fixed(side: str, seed: int, count: int) -> FixedEpisodes:
-        keys = parallel.replicate(episode_keys(seed, count), mesh)
-        return FixedEpisodes(judged, split.pools[side], keys, mesh)
-
+    feed: Feed = Resident(train)
+    if "train" in split.images:
+        feed = Stream(
+            train,
+            split.images["train"],
+            of_training,
+            meta_batch=config.meta_batch,
+            dispatch=config.dispatch,
+            mesh=mesh,
+        )
+    judging = {
+        side: Judging(split.pools[side], images, mesh)
+        for side, images in split.images.items()
+        if side != "train"
+    }
+    fixed = functools.partial(fixed_episodes, split, judging, spec, mesh)
     return Experiment(
         config=config,
         split=split,
@@ -218,11 +235,49 @@ def build(config: TrainConfig) -> Experiment:
         objective=make_objective(config, split, spec),
         example_x=example_x,
         outputs=outputs,
+        feed=feed,
         val=fixed("val", VAL_SEED, config.val_episodes),
         test=fixed("test", TEST_SEED, config.test_episodes),
+        judging=judging,
         mesh=mesh,
         weights=start,
     )
+
+
+def with_stream(config: TrainConfig, mesh: Mesh) -> TrainConfig:
+    """The configuration with whether images stay in their files (ConfigError); all processes
+    decide alike."""
+    here = streamed(config, parallel.room(mesh))
+    stream: Any = "always" if processes.any_process(lambda: here)() else "never"
+    return dataclasses.replace(config, stream=stream)
+
+
+@functools.lru_cache(maxsize=32)
+def sampler_of(spec: EpisodeSpec) -> Callable[[Array, Any], Any]:
+    """`sample` by a spec; the same object for the same spec, for compiled programs."""
+    return functools.partial(sample, spec=spec)
+
+
+def fixed_episodes(
+    split: Split,
+    judging: Mapping[str, Judging],
+    spec: EpisodeSpec,
+    mesh: Mesh,
+    side: str,
+    seed: int,
+    count: int,
+) -> FixedEpisodes:
+    """A fixed list of a side's episodes, with the images that they show (DataError)."""
+    keys = parallel.replicate(episode_keys(seed, count), mesh)
+    pool = pool_for(split, judging, side, keys, spec)
+    return FixedEpisodes(sampler_of(spec), pool, keys, mesh)
+
+
+def pool_for(
+    split: Split, judging: Mapping[str, Judging], side: str, keys: Array, spec: EpisodeSpec
+) -> Pool:
+    """A side's pool, with the images that some keys' episodes show at least (DataError)."""
+    return judging[side].pool_of(keys, spec) if side in judging else split.pools[side]
 
 
 def start_weights(

@@ -27,6 +27,11 @@ MetaGradient = Callable[..., tuple[Params, Array, Array, PyTree]]
 EpisodeLoss = Callable[[Params, Array, Any, Array], tuple[Array, tuple[Array, Array, Array]]]
 
 
+def step_keys(key: Array, step: Array, count: int) -> Array:
+    """The keys [count] of a training step's episodes, from the run's own."""
+    return jax.random.split(jax.random.fold_in(key, step), count)
+
+
 def make_episode_loss(learner: MetaLearner, sampler: Sampler, score: Score) -> EpisodeLoss:
     """(params, key, pool, step) -> what to differentiate, and (loss, score, domain) of the
     episode that the key draws."""
@@ -45,8 +50,13 @@ def make_episode_loss(learner: MetaLearner, sampler: Sampler, score: Score) -> E
     return episode_loss
 
 
-def of_the_mean(episode_loss: EpisodeLoss, chunk: int, mesh: Mesh | None) -> MetaGradient:
-    """The gradient of the mean loss; the objective's state is passed through."""
+def of_the_mean(
+    episode_loss: EpisodeLoss, chunk: int, mesh: Mesh | None, held: Any = parallel.EVERYWHERE
+) -> MetaGradient:
+    """The gradient of the mean loss; the objective's state is passed through.
+
+    held: how the pool lies on the mesh, a spec or a tree of them.
+    """
 
     def local(params: Params, pool: Any, keys: Array, step: Array) -> PyTree:
         def chunk_loss(theta: Params, some: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -65,7 +75,7 @@ def of_the_mean(episode_loss: EpisodeLoss, chunk: int, mesh: Mesh | None) -> Met
         total, _ = jax.lax.scan(add_chunk, zero, keys.reshape(count // chunk, chunk))
         return jax.tree.map(lambda leaf: leaf / count, total)
 
-    mean = local if mesh is None else parallel.mean_over_tasks(local, mesh)
+    mean = local if mesh is None else parallel.mean_over_tasks(local, mesh, held)
 
     def gradient(params: Params, state: PyTree, pool: Any, keys: Array, step: Array) -> Any:
         return (*mean(params, pool, keys, step), state)
@@ -74,9 +84,14 @@ def of_the_mean(episode_loss: EpisodeLoss, chunk: int, mesh: Mesh | None) -> Met
 
 
 def of_an_objective(
-    episode_loss: EpisodeLoss, objective: Objective, chunk: int, mesh: Mesh | None
+    episode_loss: EpisodeLoss,
+    objective: Objective,
+    chunk: int,
+    mesh: Mesh | None,
+    held: Any = parallel.EVERYWHERE,
 ) -> MetaGradient:
-    """The gradient under an objective's weights, which need the losses of all episodes."""
+    """The gradient under an objective's weights, which need the losses of all episodes; `held` as
+    in `of_the_mean`."""
     each = jax.value_and_grad(episode_loss, has_aux=True)
 
     def local(params: Params, state: PyTree, pool: Any, keys: Array, step: Array) -> Any:
@@ -102,4 +117,4 @@ def of_an_objective(
     if mesh is None:
         return local
     every = parallel.EVERYWHERE
-    return parallel.spread(local, mesh, (every, every, every, parallel.BY_TASK, every), every)
+    return parallel.spread(local, mesh, (every, every, held, parallel.BY_TASK, every), every)

@@ -8,7 +8,7 @@ now, which is what stands here.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -137,12 +137,57 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree.map(global_array, tree)
 
 
-def mean_over_tasks(function: Callable[..., PyTree], mesh: Mesh) -> Callable[..., PyTree]:
+def shardings(specs: PyTree, mesh: Mesh) -> PyTree:
+    """The shardings on a mesh that specs, one or a tree of them, stand for."""
+    return jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec),
+        specs,
+        is_leaf=lambda leaf: isinstance(leaf, PartitionSpec),
+    )
+
+
+def by_device(x: Array) -> dict[jax.Device, np.ndarray]:
+    """What each device of this process holds of an array that is spread by `BY_TASK`."""
+    return {shard.device: np.asarray(shard.data) for shard in x.addressable_shards}
+
+
+def put_by_device(parts: Mapping[jax.Device, np.ndarray], mesh: Mesh) -> Array:
+    """An array spread by `BY_TASK` whose parts [n, ...] are given for this process's devices."""
+    first = next(iter(parts.values()))
+    return jax.make_array_from_single_device_arrays(
+        (mesh.size * first.shape[0], *first.shape[1:]),
+        NamedSharding(mesh, BY_TASK),
+        [jax.device_put(part, device) for device, part in parts.items()],
+    )
+
+
+def room(mesh: Mesh) -> int:
+    """Bytes that a device may take: of its own, or its share of what the host has left where it
+    is a CPU."""
+    local = mesh.local_devices
+    limit = memory_limit(local[0])
+    return host_memory() // len(local) if limit is None else limit
+
+
+def host_memory() -> int:
+    """Bytes that the system says it can still give; all that there are where it does not say."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            facts = dict(line.split(":") for line in lines)
+        return int(facts["MemAvailable"].split()[0]) << 10
+    except (OSError, KeyError, ValueError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def mean_over_tasks(
+    function: Callable[..., PyTree], mesh: Mesh, held: Any = EVERYWHERE
+) -> Callable[..., PyTree]:
     """Spread a mean over episodes on the mesh: each device its share, then one reduction.
 
     Args:
       function: (params, shared, keys, step) -> tree of means over `keys` [n, ...].
       mesh: from `task_mesh`; its size must divide n.
+      held: how `shared` lies on the mesh, a spec or a tree of them.
 
     Returns: the same function, whose result is the mean over all keys, on every device.
     """
@@ -152,7 +197,7 @@ def mean_over_tasks(function: Callable[..., PyTree], mesh: Mesh) -> Callable[...
         flat, unravel = ravel_pytree(function(params, shared, keys, step))
         return unravel(jax.lax.pmean(flat, AXIS))
 
-    return spread(local, mesh, (EVERYWHERE, EVERYWHERE, BY_TASK, EVERYWHERE), EVERYWHERE)
+    return spread(local, mesh, (EVERYWHERE, held, BY_TASK, EVERYWHERE), EVERYWHERE)
 
 
 def from_all(x: Array) -> Array:

@@ -61,13 +61,15 @@ def compile_step(experiment: Experiment, learner: MetaLearner) -> Compiled:
             dispatch=config.dispatch,
             mesh=experiment.mesh,
             objective=experiment.objective,
+            held=experiment.feed.held,
         )
-        return step.lower(state, experiment.split.pools["train"], count).compile()
+        return step.lower(state, experiment.feed.like, count).compile()
 
     share = config.meta_batch // experiment.mesh.size
     most = config.chunk or parallel.default_chunk(share)
     chunks = [n for n in range(most, 0, -1) if share % n == 0] if config.chunk is None else [most]
     limit = parallel.memory_limit(experiment.mesh.local_devices[0])
+    limit = limit and limit - experiment.feed.ahead
     chunk, step = train.first_that_fits(compile_at, chunks, limit)
     return Compiled(step, chunk, time.perf_counter() - began)
 
@@ -108,7 +110,7 @@ def train_run(
         for report in train.fit(
             step,
             progress,
-            experiment.split.pools["train"],
+            experiment.feed,
             steps=config.meta_steps,
             dispatch=config.dispatch,
             validate=validation(experiment, experiment.learner, config.hyper.get("steps")),
@@ -275,7 +277,7 @@ def fit_quietly(
     for report in train.fit(
         step,
         progress,
-        experiment.split.pools["train"],
+        experiment.feed,
         steps=config.meta_steps if meta_steps is None else meta_steps,
         dispatch=config.dispatch,
         validate=validation(experiment, experiment.learner, inner_steps),

@@ -7,16 +7,23 @@ from pathlib import Path
 import numpy as np
 
 from medmeta_jax.config import ConfigError, TrainConfig
-from medmeta_jax.data import sources, split_file
+from medmeta_jax.data import prepared, sources, split_file
 from medmeta_jax.data.episodes import EpisodeSpec, check_pool
 from medmeta_jax.data.samples import DataError, Samples
 from medmeta_jax.data.splits import SIDES, Split, make_split
 
+RESIDENT_SHARE = 0.25  # of a device's memory, that images may take; the rest is for programs
+
 
 def load_split(config: TrainConfig) -> Split:
-    """Read the configured data and split its classes (DataError)."""
+    """Read the configured data and split its classes (DataError). Where `config.stream` says so,
+    the images of prepared folders are left in their files."""
 
     def load(source: str) -> Samples:
+        if config.stream == "always" and is_prepared(source):
+            return prepared.open_samples(
+                source, image_size=config.image_size, on_error=config.on_error
+            )
         return sources.load(source, image_size=config.image_size, on_error=config.on_error)
 
     others = {"val": config.meta_val, "test": config.meta_test}
@@ -31,6 +38,32 @@ def load_split(config: TrainConfig) -> Split:
         standardised=config.standardise,
         **{side: load(source) for side, source in others.items() if source is not None},
     )
+
+
+def is_prepared(source: str) -> bool:
+    """Whether a data set is a folder by `medmeta data prepare` (DataError where there is none)."""
+    return sources.find(source) == "prepared"
+
+
+def streamed(config: TrainConfig, room: int) -> bool:
+    """Whether the configured images are to stay in their files, where a device has `room` bytes.
+
+    Raises ConfigError where they have to, and do not come from prepared folders.
+    """
+    if config.stream == "never":
+        return False
+    trained_on = (config.data, *config.also)
+    others = [source for source in trained_on if not is_prepared(source)]
+    if config.stream == "always" and others:
+        raise ConfigError(
+            f"stream: 'always' needs folders by `medmeta data prepare`, and {others[0]} is none; "
+            "prepare it first, or take 'auto'"
+        )
+    if config.stream == "always":
+        return True
+    every = [*trained_on, *(s for s in (config.meta_val, config.meta_test) if s is not None)]
+    size = sum(prepared.image_bytes(s, config.image_size) for s in every if is_prepared(s))
+    return not others and size > RESIDENT_SHARE * room
 
 
 def domain_names(config: TrainConfig) -> dict[str, str]:

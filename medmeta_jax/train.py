@@ -6,10 +6,11 @@ are values that it puts together.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ from medmeta_jax.meta_gradient import (
     make_episode_loss,
     of_an_objective,
     of_the_mean,
+    step_keys,
 )
 from medmeta_jax.objectives import Objective
 from medmeta_jax.types import Array, MetaLearner, Params, PyTree
@@ -93,6 +95,7 @@ def make_step(
     dispatch: int = 1,
     mesh: Mesh | None = None,
     objective: Objective | None = None,
+    held: Any = parallel.EVERYWHERE,
 ) -> Step:
     """One compiled, donated program: sampling, meta-gradient, optimiser update.
 
@@ -103,6 +106,7 @@ def make_step(
       mesh: devices to spread the episodes over, from `parallel.task_mesh`; the result is
         the same up to the order of one sum. `state` and `pool` are then on all of them.
       objective: of the episodes' losses; None is their mean.
+      held: how the pool lies on the mesh, a spec or a tree of them; see `Feed`.
 
     Returns:
       step(state, pool, count) -> (state, metrics): `count` <= `dispatch` steps in one
@@ -125,12 +129,12 @@ def make_step(
 
     episode_loss = make_episode_loss(learner, sampler, score)
     if objective is None:
-        gradient = of_the_mean(episode_loss, chunk, mesh)
+        gradient = of_the_mean(episode_loss, chunk, mesh, held)
     else:
-        gradient = of_an_objective(episode_loss, objective, chunk, mesh)
+        gradient = of_an_objective(episode_loss, objective, chunk, mesh, held)
 
     def one(pool: Any, state: TrainState) -> tuple[TrainState, StepMetrics]:
-        keys = jax.random.split(jax.random.fold_in(state.key, state.step), meta_batch)
+        keys = step_keys(state.key, state.step, meta_batch)
         grads, loss, judged, objective_state = gradient(
             state.params, state.objective, pool, keys, state.step
         )
@@ -151,14 +155,62 @@ def make_step(
 
     if mesh is None:
         return jax.jit(several, donate_argnums=0)
-    held = parallel.everywhere(mesh)
+    every = parallel.everywhere(mesh)
     return jax.jit(
         several,
         donate_argnums=0,
-        in_shardings=held,
-        out_shardings=held,
+        in_shardings=(every, parallel.shardings(held, mesh), every),
+        out_shardings=every,
         compiler_options=parallel.compiler_options(mesh),
     )
+
+
+Span = tuple[int, int]  # the steps of a dispatch: done before it, done after it
+
+
+@runtime_checkable
+class Feed(Protocol):
+    """A pool of which each dispatch gets what it needs, made ready while others run."""
+
+    @property
+    def like(self) -> Any:
+        """What a dispatch gets, or shapes of it, for compiling."""
+
+    @property
+    def held(self) -> Any:
+        """How that lies on the mesh; see `make_step`."""
+
+    @property
+    def ahead(self) -> int:
+        """Bytes of a device that the next dispatch's takes while one runs."""
+
+    def pools(self, key: Array, spans: Iterator[Span]) -> Generator[Any]:
+        """What each span needs, where `key` is the run's; closing it ends what makes it ready."""
+
+
+class Resident(NamedTuple):
+    """A pool that every dispatch gets as it is."""
+
+    like: Any
+    held: Any = parallel.EVERYWHERE
+    ahead: int = 0
+
+    def pools(self, key: Array, spans: Iterator[Span]) -> Generator[Any]:
+        """The pool, for every span."""
+        while True:
+            yield self.like
+
+
+def spans(done: int, steps: int, marks: Sequence[int]) -> Iterator[Span]:
+    """The dispatches from `done` to `steps`, which end at multiples of each of `marks`.
+
+    >>> list(spans(4, 12, [5, 8]))
+    [(4, 5), (5, 8), (8, 10), (10, 12)]
+    """
+    while done < steps:
+        target = min(steps, *(done - done % mark + mark for mark in marks))
+        yield done, target
+        done = target
 
 
 class NonFiniteError(Exception):
@@ -209,7 +261,7 @@ class Report(NamedTuple):
 def fit(
     step: Step,
     progress: Progress,
-    pool: Any,
+    pool: Feed | Any,
     *,
     steps: int,
     dispatch: int = 1,
@@ -226,6 +278,7 @@ def fit(
 
     Args:
       step: from `make_step`, with the same `dispatch`.
+      pool: on the device, or a `Feed`.
       validate: params -> score on meta-validation, higher is better; run every
         `validate_every` steps and at the end.
       patience: stop after so many validations without a better score; 0 never stops.
@@ -234,7 +287,7 @@ def fit(
     Raises NonFiniteError with the first bad step. No progress is ever yielded whose
     steps have not all been seen to be finite.
     """
-    done, began = int(progress.state.step), time.perf_counter()
+    began = time.perf_counter()
     behind: tuple[int, int, StepMetrics] | None = None
     marks = [dispatch, validate_every] if validate_every else [dispatch]
 
@@ -245,26 +298,31 @@ def fit(
         seconds, began = now - began, now
         return dispatched[1], metrics, seconds
 
-    while done < steps and not (patience and int(progress.stale) >= patience):
-        target = min(steps, *(done - done % mark + mark for mark in marks))
-        state, metrics = step(progress.state, pool, np.asarray(target - done, np.int32))
-        progress = progress._replace(state=state)
-        if behind is not None:
+    feed = pool if isinstance(pool, Feed) else Resident(pool)
+    at = int(progress.state.step)
+    with contextlib.closing(feed.pools(progress.state.key, spans(at, steps, marks))) as pools:
+        for first, done in spans(at, steps, marks):
+            if patience and int(progress.stale) >= patience:
+                return
+            count = np.asarray(done - first, np.int32)
+            state, metrics = step(progress.state, next(pools), count)
+            progress = progress._replace(state=state)
+            if behind is not None:
+                last, seen, seconds = finished(behind)
+                yield Report(last, seen, None, seconds, None)
+            behind = (first, done, metrics)
+            due = bool(validate_every) and done % validate_every == 0
+            if not (due or done == steps or told_to_stop()):
+                continue
             last, seen, seconds = finished(behind)
-            yield Report(last, seen, None, seconds, None)
-        behind, done = (done, target, metrics), target
-        due = bool(validate_every) and done % validate_every == 0
-        if not (due or done == steps or told_to_stop()):
-            continue
-        last, seen, seconds = finished(behind)
-        valid = None
-        if validate is not None and (due or done == steps):
-            valid = validate(state.params)
-            progress = keep_best(progress, valid)
-        yield Report(last, seen, valid, seconds, progress)
-        behind, began = None, time.perf_counter()
-        if told_to_stop():
-            return
+            valid = None
+            if validate is not None and (due or done == steps):
+                valid = validate(state.params)
+                progress = keep_best(progress, valid)
+            yield Report(last, seen, valid, seconds, progress)
+            behind, began = None, time.perf_counter()
+            if told_to_stop():
+                return
 
 
 def fetch(first: int, last: int, device_metrics: StepMetrics) -> StepMetrics:

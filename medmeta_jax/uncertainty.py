@@ -15,14 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from medmeta_jax import parallel
 from medmeta_jax.evaluation import (
     FixedEpisodes,
     Predictions,
-    episode_keys,
     predict_episodes,
 )
-from medmeta_jax.experiment import Experiment
+from medmeta_jax.experiment import Experiment, fixed_episodes
 from medmeta_jax.labels import SEVERAL, VALUES
 from medmeta_jax.metrics import calibration as sets, multi_label
 from medmeta_jax.metrics.calibration import Calibration
@@ -44,8 +42,10 @@ def calibrate(experiment: Experiment, params: Params, *, coverage: float = COVER
 
 def validation_tasks(experiment: Experiment, params: Params, seed: int, count: int) -> Predictions:
     """Predictions of the experiment's learner on so many tasks of the meta-validation classes."""
-    keys = parallel.replicate(episode_keys(seed, count), experiment.mesh)
-    return predicted(experiment, params, experiment.val._replace(keys=keys))
+    tasks = fixed_episodes(
+        experiment.split, experiment.judging, experiment.spec, experiment.mesh, "val", seed, count
+    )
+    return predicted(experiment, params, tasks)
 
 
 def predicted(experiment: Experiment, params: Params, episodes: FixedEpisodes) -> Predictions:

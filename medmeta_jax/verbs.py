@@ -177,10 +177,13 @@ def describe(experiment: Experiment) -> None:
     split, spec = experiment.split, experiment.spec
     console.say(f"data       {split.about}")
     counts = ", ".join(
-        f"meta-{side} {len(split.classes[side])} classes {split.pools[side].x.shape[0]} images"
+        f"meta-{side} {len(split.classes[side])} classes {len(split.pools[side].same)} images"
         for side in SIDES
     )
     console.say(f"split      {counts}; support and query share no {spec.disjoint}")
+    if split.images:
+        ahead = experiment.feed.ahead / 2**20
+        console.say(f"images     stay in their files; a device holds {ahead:.1f} MB twice")
     for one in split.skipped:
         console.say(f"left out   {one.reason}")
     if spec.within == "domain":
@@ -326,7 +329,9 @@ def dry_run(config: TrainConfig) -> dict[str, Any]:
         "parameters": int(sum(sizes)),
         "compile_seconds": round(compiled.seconds, 2),
         # On each device: data set, state and temporaries, by the compiler's account.
-        "predicted_mb": round(parallel.needed_bytes(compiled.step) / 2**20, 1),
+        "predicted_mb": round(
+            (parallel.needed_bytes(compiled.step) + experiment.feed.ahead) / 2**20, 1
+        ),
         # XLA counts the body of a loop once, whatever its length.
         "flops_counting_loops_once": cost.get("flops"),
         "devices": [str(device) for device in experiment.mesh.devices.flat],

@@ -37,6 +37,7 @@ ALLOWED = {
     "processes": {"launch"},
     "labels": {"types", "losses", "metrics"},
     "evaluation": {"types", "labels", "metrics", "parallel", "processes"},
+    "streaming": {"types", "parallel", "data", "evaluation", "meta_gradient", "train"},
     "config": {"registry"},
     "checkpoint": {"types"},
     "runs": set(),
@@ -46,13 +47,13 @@ ALLOWED = {
     "tasks": {"config", "data"},
     "experiment": {
         "types", "registry", "config", "data", "augment", "labels", "evaluation", "checkpoint",
-        "runs", "parallel", "weights", "objectives", "tasks",
+        "runs", "parallel", "processes", "weights", "objectives", "tasks", "train", "streaming",
     },
     "running": {
         "types", "config", "data", "labels", "train", "evaluation", "baselines", "checkpoint",
         "runs", "parallel", "processes", "weights", "experiment", "metrics",
     },
-    "uncertainty": {"types", "evaluation", "experiment", "labels", "metrics", "parallel"},
+    "uncertainty": {"types", "evaluation", "experiment", "labels", "metrics"},
     "verbs": {
         "config", "console", "experiment", "baselines", "runs", "data", "train", "checkpoint",
         "parallel", "processes", "uncertainty", "running",

@@ -7,10 +7,14 @@ answered from memory. Images of one value only (a blank slice) show nothing and 
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+
+if TYPE_CHECKING:
+    from medmeta_jax.data.stored import StoredImages
 
 
 def digest_of(image: np.ndarray) -> bytes | None:
@@ -20,7 +24,18 @@ def digest_of(image: np.ndarray) -> bytes | None:
     return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
 
 
-def same_images(images: np.ndarray) -> np.ndarray:
+def digests(images: np.ndarray | StoredImages) -> list[bytes | None]:
+    """`digest_of` each image."""
+    if isinstance(images, np.ndarray):
+        return [digest_of(image) for image in images]
+    looks = images.looks
+    return [
+        None if plain else digest.tobytes()
+        for digest, plain in zip(looks.digest, looks.plain.tolist(), strict=True)
+    ]
+
+
+def same_images(images: np.ndarray | StoredImages) -> np.ndarray:
     """The place of the first image with the same pixels: [N] int32.
 
     >>> same_images(np.asarray([[0, 1], [2, 3], [0, 1], [5, 5], [5, 5]])).tolist()
@@ -28,8 +43,7 @@ def same_images(images: np.ndarray) -> np.ndarray:
     """
     first: dict[bytes, int] = {}
     places = []
-    for place, image in enumerate(images):
-        digest = digest_of(image)
+    for place, digest in enumerate(digests(images)):
         places.append(place if digest is None else first.setdefault(digest, place))
     return np.asarray(places, np.int32)
 

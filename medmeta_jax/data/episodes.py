@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medmeta_jax.data.pool import Pool
+from medmeta_jax.data.pool import Pool, pool_hash
 from medmeta_jax.data.samples import DataError
 from medmeta_jax.types import Array, Episode, Examples, select
 
@@ -235,8 +235,21 @@ def gather(pool: Pool, indices: Indices, *, rotate: bool = False) -> Episode:
 
 
 def sample(key: Array, pool: Pool, spec: EpisodeSpec) -> Episode:
-    """Draw one episode from the pool; see `sample_indices`."""
-    return gather(pool, sample_indices(key, pool, spec), rotate=spec.rotate)
+    """Draw one episode from the pool; see `sample_indices`.
+
+    Of a pool that holds the images of some episodes alone, the one that was drawn by the key; for
+    another key all images are NaN.
+    """
+    if pool.drawn is None:
+        return gather(pool, sample_indices(key, pool, spec), rotate=spec.rotate)
+    there = (pool.drawn.keys == jax.random.key_data(key)).all(-1)
+    indices = jax.tree.map(lambda part: part[there.argmax()], pool.drawn.indices)
+    episode = gather(pool, indices, rotate=spec.rotate)
+    support, query = (
+        side._replace(x=jnp.where(there.any(), side.x, jnp.nan))
+        for side in (episode.support, episode.query)
+    )
+    return episode._replace(support=support, query=query)
 
 
 def episodes_hash(pool: Pool, indices: Indices) -> str:
@@ -249,17 +262,6 @@ def episodes_hash(pool: Pool, indices: Indices) -> str:
     for part in map(np.asarray, indices):
         if part.dtype.kind != "f":  # values follow from the places, and are rounded
             digest.update(np.ascontiguousarray(part.astype(np.int32)).tobytes())
-    return digest.hexdigest()[:16]
-
-
-def pool_hash(pool: Pool) -> str:
-    """The identity of a pool: its pixels and which class each is of."""
-    digest = hashlib.sha256()
-    more = [part for part in (pool.shown, pool.values) if part is not None]
-    for part in (pool.x, pool.rows, pool.labels, pool.group, *more):
-        array = np.asarray(part)
-        digest.update(repr(array.shape).encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:16]
 
 

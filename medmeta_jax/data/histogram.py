@@ -21,20 +21,23 @@ from collections.abc import Mapping
 import numpy as np
 
 from medmeta_jax.data.samples import Samples
+from medmeta_jax.data.stored import StoredImages, chunks
 
 PERCENTILES = np.asarray([1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 99], float)
 LEVELS = np.arange(256)
 
 
-def landmarks(images: np.ndarray) -> np.ndarray:
+def landmarks(images: np.ndarray | StoredImages) -> np.ndarray:
     """The levels at `PERCENTILES` of images' intensities above 0: [11] float64.
 
-    images: uint8 of any shape. Of images that are 0 throughout, levels that map to themselves.
+    images: [N, ...] uint8. Of images that are 0 throughout, levels that map to themselves.
 
     >>> landmarks(np.arange(101, dtype=np.uint8))[[0, 5, 10]].tolist()
     [1.0, 50.0, 99.0]
     """
-    counts = np.bincount(images.ravel(), minlength=256)
+    counts = np.zeros(256, np.int64)
+    for some in chunks(images):
+        counts += np.bincount(some.ravel(), minlength=256)
     counts[0] = 0
     if not counts.any():
         return 2.55 * PERCENTILES
@@ -75,14 +78,28 @@ def standardise(
     standard = np.mean(list(of_train.values()), axis=0)
     found = {}
     for side, samples in sources.items():
-        images, domains = samples.images.copy(), domains_of(samples)
-        for name in np.unique(domains).tolist():
-            here = domains == name
+        names, of_name = np.unique(domains_of(samples), return_inverse=True)
+        tables = []
+        for number, name in enumerate(names.tolist()):
             known = of_train.get(name) if side in own else None
-            levels = landmarks(samples.images[here]) if known is None else known
-            images[here] = table(levels, standard)[samples.images[here]]
-        found[side] = samples._replace(images=images)
+            levels = landmarks(samples.images[of_name == number]) if known is None else known
+            tables.append(table(levels, standard))
+        found[side] = samples._replace(images=mapped(samples.images, np.stack(tables), of_name))
     return found
+
+
+def mapped(
+    images: np.ndarray | StoredImages, tables: np.ndarray, of_table: np.ndarray
+) -> np.ndarray | StoredImages:
+    """Images [N, ...] with their values as the row of `tables` [K, 256] that `of_table` [N] names
+    has them."""
+    if isinstance(images, StoredImages):
+        return images.mapped(tables, of_table)
+    changed = images.copy()
+    for number, levels in enumerate(tables):
+        here = of_table == number
+        changed[here] = levels[images[here]]
+    return changed
 
 
 def domains_of(samples: Samples) -> np.ndarray:

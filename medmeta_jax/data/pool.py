@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import hashlib
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from medmeta_jax.data.copies import joined, same_images
 from medmeta_jax.data.samples import DataError, Samples, has_values, shows
+from medmeta_jax.data.stored import StoredImages, chunks
 from medmeta_jax.types import Array
+
+
+class Drawn(NamedTuple):
+    """Episodes that were drawn ahead, for a pool that holds the images of these alone.
+
+    keys: [E, 2] uint32, the data of the key that each is drawn by.
+    indices: `episodes.Indices` of [E, ...], whose images are rows of the pool's x.
+    """
+
+    keys: Array
+    indices: Any
 
 
 class Pool(NamedTuple):
@@ -32,6 +47,10 @@ class Pool(NamedTuple):
     spread: [classes] float32, the standard deviation of the values; else None.
     mixing: [domains] float32: how often an episode comes from each, where it comes from one.
     shift, scale: [C] float32: an episode's x is (uint8 / 255 - shift) * scale.
+
+    A pool whose images stay in their files (`data/stored.py`) has x of no rows, or of the images
+    of some episodes alone, which `drawn` then holds; and in `identity` [8] uint8 its hash, which is
+    that of the pool with all its images.
     """
 
     x: Array
@@ -48,6 +67,8 @@ class Pool(NamedTuple):
     home: Array | None = None
     values: Array | None = None
     spread: Array | None = None
+    drawn: Drawn | None = None
+    identity: Array | None = None
 
 
 class Scaling(NamedTuple):
@@ -57,11 +78,52 @@ class Scaling(NamedTuple):
     scale: np.ndarray
 
 
-def fit_scaling(images: np.ndarray) -> Scaling:
-    """Mean 0, standard deviation 1 per channel over `images` [N, *spatial, C] uint8."""
-    values = images.reshape(-1, images.shape[-1]).astype(np.float64) / 255
-    deviation = np.maximum(values.std(0), 1e-3)
-    return Scaling(values.mean(0).astype(np.float32), (1 / deviation).astype(np.float32))
+def fit_scaling(images: np.ndarray | StoredImages) -> Scaling:
+    """Mean 0, standard deviation 1 per channel over `images` [N, *spatial, C] uint8.
+
+    From sums of whole numbers, which are exact whatever the order of the images.
+    """
+    count = math.prod(images.shape[:-1])
+    shift, scale = [], []
+    for total, squares in zip(*(part.tolist() for part in sums(images)), strict=True):
+        mean = total / (255 * count)
+        # Python's whole numbers have no limit, and their quotient is rounded once.
+        deviation = max(((count * squares - total**2) / (255 * count) ** 2) ** 0.5, 1e-3)
+        shift.append(mean)
+        scale.append(1 / deviation)
+    return Scaling(np.asarray(shift, np.float32), np.asarray(scale, np.float32))
+
+
+def sums(images: np.ndarray | StoredImages) -> tuple[np.ndarray, np.ndarray]:
+    """The sums of all values and of their squares, by channel: [C] int64 each."""
+    if isinstance(images, StoredImages):
+        return images.looks.sums.sum(0), images.looks.squares.sum(0)
+    levels = np.arange(256)
+    counts = np.zeros((images.shape[-1], 256), np.int64)
+    for chunk in chunks(images):
+        for own, channel in zip(counts, np.moveaxis(chunk, -1, 0), strict=True):
+            own += np.bincount(channel.ravel(), minlength=256)
+    return counts @ levels, counts @ levels**2
+
+
+def pool_hash(pool: Pool) -> str:
+    """The identity of a pool: its pixels and which class each is of; 16 hexadecimal digits."""
+    if pool.identity is not None:
+        return np.asarray(pool.identity).tobytes().hex()
+    return hash_of([np.asarray(pool.x)], pool.x.shape, pool)
+
+
+def hash_of(pixels: Iterable[np.ndarray], shape: tuple[int, ...], pool: Pool) -> str:
+    """`pool_hash`, of images [shape] that come some at a time."""
+    digest = hashlib.sha256(repr(shape).encode())
+    for some in pixels:
+        digest.update(np.ascontiguousarray(some).tobytes())
+    more = [part for part in (pool.shown, pool.values) if part is not None]
+    for part in (pool.rows, pool.labels, pool.group, *more):
+        array = np.asarray(part)
+        digest.update(repr(array.shape).encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def make_pool(
@@ -70,7 +132,7 @@ def make_pool(
     scaling: Scaling,
     mixing: tuple[float, ...] = (),
 ) -> Pool:
-    """The pool of the named classes.
+    """The pool of the named classes; without its images where these stay in files.
 
     Args:
       mixing: how often an episode comes from each domain, in the order in which they come
@@ -79,16 +141,7 @@ def make_pool(
     Raises DataError where a class is not in the data set or has no image in it, and where
     there is not a number above 0 for each domain.
     """
-    rows: list[np.ndarray] = []
-    for name in classes:
-        members = np.flatnonzero(shows(samples, name))
-        if not len(members):
-            raise DataError(f"class {name!r} has no images on this side of the split")
-        rows.append(members)
-    used = np.concatenate(rows)
-    if samples.labels.ndim == 2:
-        # Where images may have several labels, those with none are needed too.
-        used = np.unique(used) if has_values(samples) else np.arange(len(samples.images))
+    rows, used = members_of(samples, classes)
     place = np.full(len(samples.images), -1, np.int32)
     place[used] = np.arange(len(used), dtype=np.int32)
     width = max(map(len, rows))
@@ -107,8 +160,9 @@ def make_pool(
             f"{samples.about}: mixing must be a number above 0 for each of {len(domains)} domains, "
             f"got {mixing}"
         )
-    return Pool(
-        x=jnp.asarray(images),
+    stored = isinstance(images, StoredImages)
+    pool = Pool(
+        x=jnp.zeros((0, *images.shape[1:]), jnp.uint8) if stored else jnp.asarray(images),
         group=jnp.asarray(joined(group, same)),
         same=jnp.asarray(same),
         rows=jnp.asarray(table),
@@ -118,8 +172,28 @@ def make_pool(
         mixing=jnp.asarray(mixing or (1.0,) * len(domains), jnp.float32),
         shift=jnp.asarray(scaling.shift),
         scale=jnp.asarray(scaling.scale),
-        **several_labels(samples, classes, domains, used),
+        **several_labels(samples, classes, domains, used),  # type: ignore[arg-type]
     )
+    if not stored:
+        return pool
+    identity = bytes.fromhex(hash_of(chunks(images), images.shape, pool))
+    return pool._replace(identity=jnp.asarray(np.frombuffer(identity, np.uint8)))
+
+
+def members_of(samples: Samples, classes: tuple[str, ...]) -> tuple[list[np.ndarray], np.ndarray]:
+    """The places of each class's images, and of all images of its pool, in the pool's order
+    (DataError)."""
+    rows: list[np.ndarray] = []
+    for name in classes:
+        members = np.flatnonzero(shows(samples, name))
+        if not len(members):
+            raise DataError(f"class {name!r} has no images on this side of the split")
+        rows.append(members)
+    if samples.labels.ndim == 1:
+        return rows, np.concatenate(rows)
+    # Where images may have several labels, those with none are needed too.
+    every = np.arange(len(samples.images))
+    return rows, np.unique(np.concatenate(rows)) if has_values(samples) else every
 
 
 def several_labels(

@@ -121,6 +121,7 @@ class Counts:
 
     def __init__(self) -> None:
         self.samples = 0
+        self.channels, self.axes = 1, 2
         self.classes: Counter[str] = Counter()
         self.groups: set[str] = set()
         self.modalities: Counter[str] = Counter()
@@ -131,6 +132,8 @@ class Counts:
     def add(self, record: Record) -> None:
         """One more."""
         self.samples += 1
+        self.channels = max(self.channels, record.image.shape[-1])
+        self.axes = record.image.ndim - 1
         self.classes.update(labels_of(record))
         self.groups |= set() if record.group is None else {record.group}
         self.modalities.update([record.modality] if record.modality else [])
@@ -146,6 +149,8 @@ class Counts:
             "class_names": list(catalogue.class_names or sorted(self.classes)),
             "split": catalogue.split,
             "samples": self.samples,
+            "channels": self.channels,
+            "axes": self.axes,
             "classes": dict(sorted(self.classes.items())),
             "groups": len(self.groups) or None,
             "modalities": dict(sorted(self.modalities.items())) or None,

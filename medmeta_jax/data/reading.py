@@ -22,6 +22,7 @@ from medmeta_jax.data.samples import (
     require_one_rank,
     to_channels,
 )
+from medmeta_jax.data.stored import StoredImages
 
 OnError = Literal["fail", "skip"]
 SKIP_AT_MOST = 0.05  # of the units: beyond, the data set is wrong and not a file
@@ -110,22 +111,29 @@ def load_samples(catalogue: Catalogue, *, image_size: int, on_error: OnError = "
     def small(record: Record) -> Record:
         return record._replace(image=fit_image(record.image, image_size), mask=None)
 
-    records: list[Record] = []
-    skipped: list[Skipped] = []
-    for read in read_units(catalogue, small, on_error=on_error):
-        records += read.records
-        skipped += [Skipped(read.unit.name, read.problem)] if read.problem else []
+    reads = list(read_units(catalogue, small, on_error=on_error))
+    records = [record for read in reads for record in read.records]
+    require_one_rank((record.name, record.image.ndim) for record in records)
+    images = [record.image for record in records]
+    channels = max((image.shape[-1] for image in images), default=1)
+    stacked = [to_channels(image, channels) for image in images]
+    return samples_of(catalogue, reads, np.stack(stacked) if stacked else np.empty(0))
+
+
+def samples_of(
+    catalogue: Catalogue, reads: list[Read], images: np.ndarray | StoredImages
+) -> Samples:
+    """The samples of records that were read, whose images these are (DataError)."""
+    records = [record for read in reads for record in read.records]
     if not records:
         raise DataError(f"{catalogue.about}: holds no images")
-    require_one_rank((record.name, record.image) for record in records)
-    channels = max(record.image.shape[-1] for record in records)
     names, labels = class_labels(records, catalogue)
 
     def column(values: list[str | None]) -> np.ndarray | None:
         return np.asarray([value or "" for value in values]) if any(values) else None
 
     return Samples(
-        images=np.stack([to_channels(record.image, channels) for record in records]),
+        images=images,
         labels=labels,
         class_names=names,
         groups=groups_of(records, catalogue),
@@ -134,7 +142,7 @@ def load_samples(catalogue: Catalogue, *, image_size: int, on_error: OnError = "
         names=np.asarray([record.name for record in records]),
         split=catalogue.split,
         about=catalogue.about,
-        skipped=tuple(skipped),
+        skipped=tuple(Skipped(read.unit.name, read.problem) for read in reads if read.problem),
     )
 
 

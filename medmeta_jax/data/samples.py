@@ -7,11 +7,14 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from medmeta_jax.data._files import Within
+
+if TYPE_CHECKING:
+    from medmeta_jax.data.stored import StoredImages
 
 
 class DataError(Exception):
@@ -36,7 +39,8 @@ class Skipped(NamedTuple):
 class Samples(NamedTuple):
     """A labelled data set on the host.
 
-    images: [N, H, W, C] uint8, or volumes [N, D, H, W, C].
+    images: [N, H, W, C] uint8, or volumes [N, D, H, W, C]; in memory, or read from files when asked
+        for.
     labels: [N] int32, index into `class_names`; or [N, classes] bool, where an image may show
         several of them, or none; or [N, classes] float32, where a class is something that was
         measured, such as an age, and its label the value, NaN where it is not known.
@@ -51,7 +55,7 @@ class Samples(NamedTuple):
     skipped: the files that were left out.
     """
 
-    images: np.ndarray
+    images: np.ndarray | StoredImages
     labels: np.ndarray
     class_names: tuple[str, ...]
     groups: np.ndarray | None = None
@@ -156,11 +160,12 @@ def picture_of(image: np.ndarray) -> np.ndarray:
     return image[len(image) // 2] if image.ndim == 4 else image
 
 
-def require_one_rank(named: Iterable[tuple[str, np.ndarray]]) -> None:
-    """DataError, naming two, where some images are pictures and some volumes."""
+def require_one_rank(named: Iterable[tuple[str, int]]) -> None:
+    """DataError, naming two, where some images, by how many axes each has, are pictures and some
+    volumes."""
     first: dict[int, str] = {}
-    for name, image in named:
-        first.setdefault(image.ndim, name)
+    for name, axes in named:
+        first.setdefault(axes, name)
     if len(first) > 1:
         flat, deep = (first[rank] for rank in sorted(first))
         raise DataError(
@@ -169,10 +174,13 @@ def require_one_rank(named: Iterable[tuple[str, np.ndarray]]) -> None:
         )
 
 
-def to_channels(images: np.ndarray, channels: int) -> np.ndarray:
-    """Grey to RGB by repeating, RGB to grey by ITU-R 601 luma; [..., C] uint8."""
+def to_channels(images: Any, channels: int) -> Any:
+    """Grey to RGB by repeating, RGB to grey by ITU-R 601 luma; [..., C] uint8, in memory or
+    `StoredImages`."""
     if images.shape[-1] == channels:
         return images
+    if not isinstance(images, np.ndarray):
+        return images.with_channels(channels)
     if channels == 3:
         return np.repeat(images, 3, axis=-1)
     luma = images.astype(np.float32) @ np.asarray([0.299, 0.587, 0.114], np.float32)
@@ -241,7 +249,9 @@ def join(parts: Mapping[str, Samples]) -> Samples:
     if len(parts) == 1:
         return next(iter(parts.values()))
     labels = joined_labels(list(parts.values()))
-    require_one_rank((part.about, part.images) for part in parts.values())
+    require_one_rank((part.about, part.images.ndim) for part in parts.values())
+    from medmeta_jax.data.stored import concatenated  # which has its images' channels from here
+
     channels = max(part.images.shape[-1] for part in parts.values())
 
     def column(of: Callable[[str, Samples], list[str]]) -> np.ndarray:
@@ -258,7 +268,7 @@ def join(parts: Mapping[str, Samples]) -> Samples:
         return [""] * len(part.labels) if part.sides is None else part.sides.tolist()
 
     return Samples(
-        images=np.concatenate([to_channels(part.images, channels) for part in parts.values()]),
+        images=concatenated([to_channels(part.images, channels) for part in parts.values()]),
         labels=labels,
         class_names=tuple(f"{name}/{c}" for name, part in parts.items() for c in part.class_names),
         groups=column(groups) if any(p.groups is not None for p in parts.values()) else None,

@@ -25,13 +25,14 @@ meta-training may be on several.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
-from medmeta_jax.data.copies import digest_of
+from medmeta_jax.data.copies import digests
 from medmeta_jax.data.histogram import standardise
-from medmeta_jax.data.pool import Pool, Scaling, fit_scaling, make_pool
+from medmeta_jax.data.pool import Pool, Scaling, fit_scaling, make_pool, members_of
 from medmeta_jax.data.samples import (
     DataError,
     Samples,
@@ -44,6 +45,7 @@ from medmeta_jax.data.samples import (
     shows,
     to_channels,
 )
+from medmeta_jax.data.stored import StoredImages
 
 SIDES = ("train", "val", "test")
 MIN_CLASSES_FOR_SIXTHS = 18
@@ -58,6 +60,7 @@ class Split(NamedTuple):
     shared_groups: how many meta-test has in common with the other sides.
     skipped: the files that could not be read and were left out.
     standardised: whether the domains' intensities were brought onto one scale.
+    images: by side, the images of each pool that does not hold them, in its order.
     """
 
     pools: dict[str, Pool]
@@ -70,6 +73,7 @@ class Split(NamedTuple):
     shared_groups: int
     skipped: tuple[Skipped, ...] = ()
     standardised: bool = False
+    images: Mapping[str, StoredImages] = MappingProxyType({})
 
     @property
     def copies(self) -> int:
@@ -191,7 +195,7 @@ def make_split(
             side: select(joined, may_stand(joined, side)) if len(own) > 1 else joined
             for side in own
         }
-    require_one_rank((part.about, part.images) for part in (joined, *others.values()))
+    require_one_rank((part.about, part.images.ndim) for part in (joined, *others.values()))
     for side, other in others.items():
         images = to_channels(other.images, joined.images.shape[-1])
         sources[side] = other._replace(images=images)
@@ -205,6 +209,11 @@ def make_split(
     pools = {
         side: make_pool(sources[side], classes[side], scaling, mixing if side == "train" else ())
         for side in SIDES
+    }
+    images = {
+        side: source.images[members_of(source, classes[side])[1]]
+        for side, source in sources.items()
+        if isinstance(source.images, StoredImages)
     }
     judged, seen = (groups_of(sources, classes, sides) for sides in (("test",), ("train", "val")))
     every = (*parts.values(), *others.values())
@@ -220,6 +229,7 @@ def make_split(
         shared_groups=0 if "test" in others else len(judged & seen),
         skipped=tuple(one for part in every for one in part.skipped),
         standardised=standardised,
+        images=images,
     )
 
 
@@ -249,8 +259,8 @@ def refuse_shared(
     twice: list[tuple[str, str, str, str]] = []
     for side in SIDES:
         source = sources[side]
-        for place in np.flatnonzero(of_classes(source, classes[side])).tolist():
-            digest = digest_of(source.images[place])
+        used = np.flatnonzero(of_classes(source, classes[side]))
+        for place, digest in zip(used.tolist(), digests(source.images[used]), strict=True):
             if digest is None:
                 continue
             name = f"image {place}" if source.names is None else str(source.names[place])

@@ -1,0 +1,229 @@
+"""Pools larger than a device: of every dispatch, the images that its episodes show.
+
+Which images these are follows from the run's key and the step alone, so that the step number is
+all there is to resume from. A small compiled program draws the episodes of a dispatch ahead, from
+the keys that the training step will use, by the pool's index alone; their images are read from
+files on threads while the dispatch before runs, and put on the devices as a pool that holds the
+episodes and no other image (`Pool.drawn`). The training step looks its episodes up by their keys
+and draws none, so a run is bit-equal to that of a pool that is on the device.
+
+Each device gets the images of its own episodes, and each process reads what its own devices need.
+At any time a device holds what the dispatch that runs needs and what the next one does.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from medmeta_jax import parallel
+from medmeta_jax.data.episodes import EpisodeSpec, Indices, sample_indices
+from medmeta_jax.data.pool import Drawn, Pool
+from medmeta_jax.data.stored import StoredImages
+from medmeta_jax.evaluation import sample_key
+from medmeta_jax.meta_gradient import step_keys
+from medmeta_jax.train import Span
+from medmeta_jax.types import Array
+
+KEPT = 4  # lists of fixed episodes whose images stay on the device
+
+
+def draw(keys: Array, pool: Pool, spec: EpisodeSpec) -> Drawn:
+    """The episodes of some keys [E] by a pool's index, their images still by their place in it."""
+
+    def one(key: Array) -> Drawn:
+        own = sample_key(key)
+        return Drawn(jax.random.key_data(own), sample_indices(own, pool, spec))
+
+    batch = parallel.default_chunk(keys.shape[0])
+    return jax.lax.map(one, keys, batch_size=batch if batch > 1 else None)
+
+
+def images_of(indices: Indices) -> np.ndarray:
+    """The images that episodes on the host show, each once and in order."""
+    every = np.unique(np.concatenate([indices.support.ravel(), indices.query.ravel()]))
+    return every[every >= 0]
+
+
+def as_rows(indices: Indices, images: np.ndarray) -> Indices:
+    """Episodes whose images are told by their place among `images`, which `images_of` gave."""
+
+    def row(image: Any) -> Any:
+        return np.where(image < 0, -1, np.searchsorted(images, image)).astype(np.int32)
+
+    return indices._replace(support=row(indices.support), query=row(indices.query))
+
+
+def slots(pool: Pool, spec: EpisodeSpec) -> int:
+    """The most images that an episode shows."""
+    drawn = jax.eval_shape(lambda key: sample_indices(key, pool, spec), jax.random.key(0))
+    return int(drawn.support.size + drawn.query.size)
+
+
+class Reading(NamedTuple):
+    """What a dispatch needs, on the host, by device: rows [U, *spatial, C] and episodes [E, ...]."""
+
+    keys: Array
+    rows: dict[jax.Device, np.ndarray]
+    indices: dict[jax.Device, Any]
+
+
+class Stream:
+    """A `train.Feed` of a pool whose images lie in files.
+
+    Args:
+      pool: with its index on the mesh, and no image.
+      images: the pool's, in its order.
+      meta_batch, dispatch, mesh: as of the training step.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        images: StoredImages,
+        spec: EpisodeSpec,
+        *,
+        meta_batch: int,
+        dispatch: int,
+        mesh: Mesh,
+    ) -> None:
+        self.pool, self.images, self.mesh = pool, images, mesh
+        self.share, self.dispatch = meta_batch // mesh.size, dispatch
+        self.count = min(len(images), dispatch * self.share * slots(pool, spec))
+        every, by_task = parallel.EVERYWHERE, parallel.BY_TASK
+        held = dict.fromkeys(Pool._fields, every) | {"x": by_task, "drawn": by_task}
+        self.held: Any = Pool(**held)  # type: ignore[arg-type]
+
+        def of_device(keys: Array, pool: Pool) -> Drawn:
+            return draw(keys.reshape(-1), pool, spec)
+
+        by_step = PartitionSpec(None, parallel.AXIS)
+        spread = parallel.spread(of_device, mesh, (by_step, every), by_task)
+
+        def of_span(key: Array, first: Array, pool: Pool) -> Drawn:
+            steps = first + jnp.arange(dispatch, dtype=jnp.int32)
+            run = jax.random.wrap_key_data(key)
+            return spread(jax.vmap(lambda step: step_keys(run, step, meta_batch))(steps), pool)
+
+        self.draw = jax.jit(of_span, compiler_options=parallel.compiler_options(mesh))
+
+    @property
+    def like(self) -> Pool:
+        """What a dispatch gets, as shapes that lie on the mesh as it will."""
+        key, first = np.zeros(2, np.uint32), np.asarray(0, np.int32)
+        drawn = jax.eval_shape(self.draw, key, first, self.pool)
+        rows = (self.mesh.size * self.count, *self.images.shape[1:])
+        spread = NamedSharding(self.mesh, parallel.BY_TASK)
+
+        def shape(part: Any) -> Any:
+            return jax.ShapeDtypeStruct(part.shape, part.dtype, sharding=spread)
+
+        x: Any = jax.ShapeDtypeStruct(rows, self.images.dtype, sharding=spread)
+        return self.pool._replace(x=x, drawn=jax.tree.map(shape, drawn))
+
+    @property
+    def ahead(self) -> int:
+        """Bytes of the images of a dispatch, on a device."""
+        return self.count * int(np.prod(self.images.shape[1:]))
+
+    def pools(self, key: Array, spans: Iterator[Span]) -> Generator[Pool]:
+        """The pool of each span, read while the span before runs; see `train.Feed`.
+
+        Raises DataError naming the file that cannot be read. Threads end with the iteration.
+        """
+        run = np.asarray(jax.random.key_data(key))  # the key itself is donated with the state
+        stop = threading.Event()
+        waiting: deque[Future[Reading]] = deque()
+        with ThreadPoolExecutor(1, "medmeta-stream") as reader:
+
+            def read_next() -> None:
+                for first, last in spans:
+                    # Drawn now, so that it does not queue on the device behind the dispatch that
+                    # the caller is about to start.
+                    drawn = self.draw(run, np.asarray(first, np.int32), self.pool)
+                    waiting.append(reader.submit(self.read, drawn, last - first, stop))
+                    return
+
+            try:
+                read_next()
+                while waiting:
+                    reading = waiting.popleft().result()
+                    read_next()
+                    yield self.put(reading)
+            finally:
+                stop.set()
+
+    def read(self, drawn: Drawn, steps: int, stop: threading.Event) -> Reading:
+        """The images of the first `steps` steps' episodes, for each device of this process."""
+        parts = Indices(*map(parallel.by_device, drawn.indices))  # type: ignore[arg-type]
+        done = steps * self.share
+        found = Reading(drawn.keys, {}, {})
+        shown = {}
+        for device in parts.support:
+            own: Any = Indices(*(part[device].copy() for part in parts))
+            own.support[done:] = own.query[done:] = -1
+            shown[device] = images_of(own)
+            found.indices[device] = as_rows(own, shown[device])
+            found.rows[device] = np.zeros((self.count, *self.images.shape[1:]), np.uint8)
+        every = np.unique(np.concatenate(list(shown.values())))
+        for where, block in self.images.blocks(every):
+            if stop.is_set():
+                break
+            for device, own in shown.items():
+                row = np.searchsorted(own, every[where])
+                there = own[np.minimum(row, len(own) - 1)] == every[where]
+                found.rows[device][row[there]] = block[there]
+        return found
+
+    def put(self, reading: Reading) -> Pool:
+        """What was read, on the devices of the mesh."""
+
+        def on_mesh(*parts: np.ndarray) -> Array:
+            return parallel.put_by_device(dict(zip(reading.rows, parts, strict=True)), self.mesh)
+
+        x = on_mesh(*reading.rows.values())
+        indices = jax.tree.map(on_mesh, *reading.indices.values())
+        return self.pool._replace(x=x, drawn=Drawn(reading.keys, indices))
+
+
+class Judging:
+    """A side that is judged on, whose images lie in files: the pools of lists of its episodes."""
+
+    def __init__(self, pool: Pool, images: StoredImages, mesh: Mesh) -> None:
+        self.pool, self.images, self.mesh = pool, images, mesh
+        self.made: dict[tuple[EpisodeSpec, bytes], Pool] = {}
+
+    def pool_of(self, keys: Array, spec: EpisodeSpec) -> Pool:
+        """A pool that holds the images of a fixed list's episodes [E], on every device.
+
+        Raises DataError naming the file that cannot be read.
+        """
+        name = spec, np.asarray(jax.random.key_data(keys)).tobytes()
+        if name not in self.made:
+            while len(self.made) >= KEPT:
+                self.made.pop(next(iter(self.made)))
+            self.made[name] = self.make(keys, spec)
+        return self.made[name]
+
+    def make(self, keys: Array, spec: EpisodeSpec) -> Pool:
+        """`pool_of`, read anew."""
+        every = parallel.everywhere(self.mesh)
+        program = jax.jit(draw, static_argnames="spec", out_shardings=every)
+        drawn = jax.tree.map(np.asarray, program(keys, self.pool, spec))
+        shown = images_of(drawn.indices)
+        # Rounded up, so that programs compiled for one list serve others of its length.
+        count = min(len(self.images), 1 << (len(shown) - 1).bit_length())
+        rows = np.zeros((count, *self.images.shape[1:]), self.images.dtype)
+        for where, block in self.images.blocks(shown):
+            rows[where] = block
+        ready = Drawn(drawn.keys, as_rows(drawn.indices, shown))
+        x, on_mesh = parallel.replicate((rows, ready), self.mesh)
+        return self.pool._replace(x=x, drawn=on_mesh)
