@@ -75,8 +75,9 @@ def test_training_draws_from_the_shots_that_are_judged(
     monkeypatch.setattr(plans.experiments, "build", build)
     wide = dataclasses.replace(toy, net={"width": 6})
     with pytest.raises(Seen):
-        plans.make_plan(wide, BUDGET, asked)
+        plans.make_plan(wide, dataclasses.replace(BUDGET, meta_steps=3), asked)
     assert seen[0].shots == trained
+    assert (seen[0].dispatch, seen[0].validate_every) == (3, 1), "of no more steps than there are"
     assert seen[0].net == {"width": 6}, "as asked, over the budget's"
 
 

@@ -26,7 +26,7 @@ def record(method: str, seed: int, accuracy: list[float]) -> dict[str, Any]:
     of = {"scores": scores, "over_classes": [0.1, 0.9], "pooled": pooled,
           "chosen": {"steps": seed}}  # fmt: skip
     return {"method": method, "seed": seed, "norm": "support", "seconds": 1.0 + seed,
-            "shots": {"1": of, "5": {**of, "accuracy_over_classes": [0.2, 0.8]}}}  # fmt: skip
+            "shots": {"1": of, "5": {**of, "over_classes": [0.2, 0.8]}}}  # fmt: skip
 
 
 RECORDS = [

@@ -680,6 +680,7 @@ def test_real_files_compressed_without_loss_are_as_the_plain_one(tmp_path: Path,
         ("JPEG2000.dcm", 1, 1), ("examples_rgb_color.dcm", 3, 1),
         ("examples_ybr_color.dcm", 3, 16), ("examples_palette.dcm", 3, 1),
         ("SC_rgb_jpeg_dcmtk.dcm", 3, 1), ("SC_rgb_rle_2frame.dcm", 3, 2),
+        ("SC_ybr_full_422_uncompressed.dcm", 3, 1),
     ],
 )  # fmt: skip
 def test_real_files_of_other_kinds(tmp_path: Path, name: str, channels: int, count: int) -> None:

@@ -231,8 +231,8 @@ def test_too_little_is_refused_by_class_and_number(samples, spec, message) -> No
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"ways": 1}, "ways must be >= 2"),
-        ({"ways": (4, 3)}, "ways must be >= 2, lowest first, got 4, 3"),
+        ({"ways": 0}, "ways must be >= 1"),
+        ({"ways": (4, 3)}, "ways must be >= 1, lowest first, got 4, 3"),
         ({"shots": 0}, "shots must be >= 1"),
         ({"queries": 0}, "queries must be >= 1"),
     ],

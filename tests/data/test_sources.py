@@ -129,6 +129,10 @@ BAD_FOLDERS = {
         lambda p: (p / "groups.csv").write_text('path,group\na/0.png,"p1\n'),
         r"groups\.csv: not a readable table \(.*\); repair it$",
     ),
+    "groups of no name": (
+        lambda p: (p / "groups.csv").write_text("path,group\na/0.png,\n"),
+        r"groups\.csv: has no group for a/0\.png",
+    ),
     "groups without rows": (
         lambda p: (p / "groups.csv").write_text("path,group\n"),
         r"groups\.csv: has no rows; repair it$",

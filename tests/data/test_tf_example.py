@@ -33,8 +33,9 @@ boxes = st.builds(Box, *[st.floats(0, 9, width=32)] * 4, words)
 def made(draw: st.DrawFn) -> Record:
     height, width = draw(st.integers(1, 4)), draw(st.integers(1, 4))
     pixels = np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
-    # An array whose memory lies in another order than its axes.
+    # Arrays whose memory lies in another order than their axes.
     image = pixels[::-1, :, : draw(st.sampled_from((1, 3)))]
+    image = np.asfortranarray(image) if draw(st.booleans()) else image
     return Record(
         image,
         draw(words | st.lists(words, max_size=3).map(tuple)),
