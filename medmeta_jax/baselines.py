@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from medmeta_jax import registry
+from medmeta_jax import registry, thresholding
 from medmeta_jax.config import TrainConfig
 from medmeta_jax.data.episodes import EpisodeSpec, episodes_hash, sample_indices
 from medmeta_jax.evaluation import (
@@ -23,7 +23,7 @@ from medmeta_jax.evaluation import (
     sample_key,
     score_predictions,
 )
-from medmeta_jax.labels import SEVERAL, VALUES, Kind
+from medmeta_jax.labels import MASKS, SEVERAL, VALUES, Kind
 from medmeta_jax.metrics.intervals import Estimate, paired_difference
 from medmeta_jax.types import Array, Backbone, MetaLearner, Params
 
@@ -83,7 +83,10 @@ def rows(task: Task, learner: MetaLearner, params: Params, untrained: Params) ->
     scores = evaluate(learner, untrained, task.test, steps=steps)
     yield Row(f"{name}-untrained", learner.norm, scores, dict(task.config.hyper))
     yield scratch(task)
-    yield support_mean(scores) if task.kind is VALUES else raw_centroid(task)
+    if task.kind is VALUES:
+        yield support_mean(scores)
+    else:
+        yield threshold(task) if task.kind is MASKS else raw_centroid(task)
     if task.config.baselines == "all":
         yield from pretrained(task)
 
@@ -112,6 +115,12 @@ def support_mean(scores: Scores) -> Row:
     predictions = scores.predictions
     flat = predictions._replace(logits=np.zeros_like(predictions.logits))
     return Row("support-mean", "none", score_predictions(flat), {})
+
+
+def threshold(task: Task) -> Row:
+    """The intensity that parts the support's structure from the rest best."""
+    learner = thresholding.threshold()
+    return Row("threshold", learner.norm, evaluate(learner, {}, task.test), {})
 
 
 def pretrained(task: Task) -> Iterator[Row]:
@@ -187,7 +196,7 @@ def result(row: Row, first: Row, task_facts: dict[str, Any]) -> dict[str, Any]:
     scores, kind = row.scores, row.scores.kind
     main = kind.columns[0]
     found: dict[str, Any] = {"learner": row.learner, **task_facts, "norm": row.norm}
-    for name in dict.fromkeys((*kind.columns, kind.chosen_by)):
+    for name in scores.per_episode:
         found[name] = scores.estimate(name)._asdict()
     found[f"{main}_over_classes"] = list(scores.by_classes)
     found["pooled"] = {name: value._asdict() for name, value in scores.pooled().items()}
@@ -215,7 +224,7 @@ def task_facts(task: Task, data: str) -> dict[str, Any]:
     there, ways = np.asarray(places.query) >= 0, np.asarray(places.query_y)
     if task.kind is SEVERAL:  # 1 or 0 for each way
         each = (there[..., None] & (ways > 0)).sum(1)
-    elif task.kind is VALUES:  # of the one way there is
+    elif task.kind in (VALUES, MASKS):  # of the one way there is
         each = there.sum(1)[:, None]
     else:
         every = range(places.classes.shape[1])

@@ -124,5 +124,7 @@ def run(given: Any, told_to_stop: Callable[[], bool]) -> dict[str, Any]:
     config = TrainConfig(**{name: getattr(given, name) for name in same})
     verbs.use_devices(config)
     plan = plans.make_plan(config, budget, given.shots)
+    if "all" in given.methods:
+        wanted = protocol.that_fit(plan, wanted)
     folder = Path(given.out or Path("bench") / portable(f"{Path(given.data).stem}-{given.budget}"))
     return bench_methods(plan, wanted, folder, told_to_stop)

@@ -47,6 +47,9 @@ class TrainConfig:
     """Another data set to validate on, with all its classes, in place of a part of `data`."""
     meta_test: str | None = None
     """Another data set to be judged on, with all its classes, in place of a part of `data`."""
+    task: Literal["auto", "segmentation"] = "auto"
+    """What is learned: by "auto" what images are labelled by, classes, several labels or values;
+    "segmentation" is to mark the structures of their masks."""
     split: str | None = None
     """A file by `medmeta data split`: which side each image of `data` is on."""
     image_size: int = 28

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-HEADINGS = {"f1": "F1", "auroc": "AUROC", "r2": "R²"}
+HEADINGS = {"f1": "F1", "auroc": "AUROC", "r2": "R²", "dice": "Dice", "iou": "IoU", "hd95": "HD95"}
 
 
 class Voice:
@@ -92,16 +92,19 @@ def footnote(summary: dict[str, Any]) -> str:
     row = summary["results"][0]
     main = row["columns"][0]
     low, high = row[f"{main}_over_classes"]
-    values = row["labels"] == "values"
+    one = row["labels"] in ("values", "masks")
     lines = [
         f"{row['episodes']} {row['split']} episodes {row['episodes_hash']}, "
-        f"{'' if values else span(row['ways']) + '-way '}{span(row['shots'])}-shot, "
+        f"{'' if one else span(row['ways']) + '-way '}{span(row['shots'])}-shot, "
         f"{queries_of(row)}; per cent, mean ± 95% interval over episodes, differences paired.",
-        f"Over resampled {row['labels']}, {row['learner']}'s {heading(main)} lies in "
+        f"Over resampled {'structures' if row['labels'] == 'masks' else row['labels']}, "
+        f"{row['learner']}'s {heading(main)} lies in "
         f"{100 * low:.1f} to {100 * high:.1f}. Data: {row['data']}.",
     ]
-    if values:
+    if row["labels"] == "values":
         lines += value_lines(summary)
+    if row["labels"] == "masks":
+        lines.append("HD95 is in hundredths of the image's diagonal; lower is better.")
     if row["norm"] == "batch":
         lines.append(
             "Norm 'batch' takes its statistics from the query set (transductive): "
@@ -199,7 +202,7 @@ def calibration_lines(summary: dict[str, Any]) -> list[str]:
 
 def queries_of(row: dict[str, Any]) -> str:
     """How many queries a class the episodes have, where some classes lack images for all."""
-    if row["labels"] == "values":
+    if row["labels"] in ("values", "masks"):
         return f"{row['queries']} queries, {row['queries_mean']} on average"
     if "auroc" in row:
         return (

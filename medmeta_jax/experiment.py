@@ -23,13 +23,13 @@ from medmeta_jax.data.episodes import EpisodeSpec, bounds, check_pool, sample
 from medmeta_jax.data.pool import Pool, pool_hash
 from medmeta_jax.data.splits import SIDES, Split
 from medmeta_jax.evaluation import FixedEpisodes, episode_keys
-from medmeta_jax.labels import SEVERAL, VALUES, Kind, kind_of_pool
+from medmeta_jax.labels import MASKS, SEVERAL, VALUES, Kind, kind_of_pool
 from medmeta_jax.objectives import Objective, cvar, tr_maml
 from medmeta_jax.runs import Run, existing
 from medmeta_jax.streaming import Judging, Stream
 from medmeta_jax.tasks import episode_spec, load_split, streamed
 from medmeta_jax.train import Feed, Resident
-from medmeta_jax.types import Array, Backbone, Episode, MetaLearner
+from medmeta_jax.types import Array, Backbone, MetaLearner
 
 VAL_SEED, TEST_SEED = 1_000_003, 2_000_003  # the same episodes for every run of a data set
 
@@ -91,7 +91,7 @@ def make_learner(
     if registry.takes("algorithms", config.algorithm, "loss"):
         arguments["loss"] = kind.loss
     if "pool_classes" in registry.defaults("algorithms", config.algorithm):
-        if kind in (SEVERAL, VALUES):
+        if kind in (SEVERAL, VALUES, MASKS):
             raise ConfigError(
                 f"algorithm: {config.algorithm} pre-trains a classifier of one class an image, and "
                 f"these images have {kind.name}; take another, such as anil or maml"
@@ -103,21 +103,37 @@ def make_learner(
         raise ConfigError(f"hyper: {error}") from None
 
 
-def refuse_if_of_classes(config: TrainConfig, learner: MetaLearner, example: Episode) -> None:
-    """ConfigError where an algorithm is of classes and the labels are values.
+def refuse_if_of_classes(experiment: Experiment) -> None:
+    """ConfigError where an algorithm or its backbone does not take what the labels are.
 
     Found by tracing an adaptation, which runs nothing: the file of an algorithm alone knows what
     it does with a label.
     """
+    config, kind, learner = experiment.config, experiment.kind, experiment.learner
 
-    def adapted(episode: Episode) -> Any:
+    def predicted(pool: Pool) -> Any:
         key = jax.random.key(0)
-        return learner.adapt(learner.init(key, episode.support.x), episode.support, key)
+        episode = experiment.sampler(key, pool)
+        adapted = learner.adapt(learner.init(key, episode.support.x), episode.support, key)
+        query = episode.query
+        return query.y, learner.predict(adapted, query.x, query.mask)
 
+    pool = experiment.split.pools["train"]
+    one = pool._replace(x=jnp.zeros((1, *pool.x.shape[1:]), pool.x.dtype))
     try:
-        jax.eval_shape(adapted, example)
+        y, logits = jax.eval_shape(predicted, one)
+        fits = logits.shape[:-1] == (y.shape[:-1] if kind is SEVERAL else y.shape)
     except ValueError as error:
         raise ConfigError(f"algorithm: {config.algorithm}: {error}") from None
+    except TypeError:
+        fits = False
+    if not fits and kind is MASKS:
+        raise ConfigError(
+            f"backbone: {config.algorithm} over {config.backbone} has no prediction for each pixel "
+            "of a mask; take a backbone that has, such as unet"
+        )
+    if not fits:
+        raise ConfigError(f"algorithm: {config.algorithm} does not take {kind.name}")
 
 
 def make_backbone(config: TrainConfig) -> Backbone:
@@ -186,12 +202,13 @@ def build(config: TrainConfig) -> Experiment:
     split = split._replace(pools=parallel.replicate(split.pools, mesh))
     spec = episode_spec(config, split)
     kind = kind_of_split(config, split)
-    if kind in (SEVERAL, VALUES) and config.baselines == "all":
+    if kind in (SEVERAL, VALUES, MASKS) and config.baselines == "all":
         raise ConfigError(
             "baselines: 'all' pre-trains a classifier of one class an image, and these images have "
             f"{kind.name}; take 'some'"
         )
-    outputs = bounds(spec.ways)[1]
+    # Of a mask the two are what is not marked, and what is.
+    outputs = 2 if kind is MASKS else bounds(spec.ways)[1]
     try:
         of_training = dataclasses.replace(spec, rotate=config.rotate_classes)
     except ValueError as error:
@@ -202,8 +219,6 @@ def build(config: TrainConfig) -> Experiment:
     train = split.pools["train"]
     one = train._replace(x=jnp.zeros((1, *train.x.shape[1:]), train.x.dtype))
     example = jax.eval_shape(lambda pool: sampler(jax.random.key(0), pool), one)
-    if kind is VALUES:
-        refuse_if_of_classes(config, learner, example)
     example_x = jnp.zeros(example.support.x.shape, example.support.x.dtype)
     start = start_weights(config.init_from, learner, example_x)
     feed: Feed = Resident(train)
@@ -222,7 +237,7 @@ def build(config: TrainConfig) -> Experiment:
         if side != "train"
     }
     fixed = functools.partial(fixed_episodes, split, judging, spec, mesh)
-    return Experiment(
+    made = Experiment(
         config=config,
         split=split,
         kind=kind,
@@ -242,6 +257,9 @@ def build(config: TrainConfig) -> Experiment:
         mesh=mesh,
         weights=start,
     )
+    if kind in (VALUES, MASKS):
+        refuse_if_of_classes(made)
+    return made
 
 
 def with_stream(config: TrainConfig, mesh: Mesh) -> TrainConfig:

@@ -1,7 +1,7 @@
 """What a label is, as a value: the loss, the scores and the columns of a table follow from it.
 
 Told by the labels alone: y [n] int is a class, [n, ways] int are several labels, [n] float is
-something that was measured.
+something that was measured, [n, *spatial] int marks a structure.
 """
 
 from __future__ import annotations
@@ -15,14 +15,18 @@ from medmeta_jax.losses import (
     accuracy,
     balanced_binary_cross_entropy,
     cross_entropy,
+    dice,
+    dice_and_cross_entropy,
     explained,
     gentle_squared_error,
     label_accuracy,
     ranked_probability,
 )
 from medmeta_jax.metrics.classification import confusion, episode_scores
+from medmeta_jax.metrics.intervals import episode_means
 from medmeta_jax.metrics.multi_label import label_scores, pooled_label_scores, sigmoid
 from medmeta_jax.metrics.pooled import pooled_scores, softmax
+from medmeta_jax.metrics.segmentation import each_image, overlap_scores, surface_scores
 from medmeta_jax.metrics.values import errors, pooled_value_scores, value_scores
 from medmeta_jax.types import Array, Loss
 
@@ -83,6 +87,38 @@ def each_value(*arrays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (1 - errors(logits, y) ** 2)[mask], np.broadcast_to(classes, y.shape)[mask]
 
 
+def marked(logits: np.ndarray) -> np.ndarray:
+    """What is marked [E, n, *spatial] by logits [..., 2]; nothing where they are not finite."""
+    return np.asarray(logits[..., 1] > logits[..., 0])
+
+
+def each_mask(*arrays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The Dice of each query, and its structure."""
+    logits, y, mask, classes = arrays
+    found = overlap_scores(marked(logits), y, mask)["dice"]
+    return found[mask], np.broadcast_to(classes, mask.shape)[mask]
+
+
+def mask_scores(logits: np.ndarray, y: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+    """Means over an episode's images; "hd95" as a share of the image's diagonal."""
+    told, true = marked(logits), y > 0
+    diagonal = float(np.linalg.norm(y.shape[2:]))
+    far = each_image(surface_scores, mask, told, true)["hd95"] / diagonal
+    scores = {**overlap_scores(told, true, mask), "hd95": far}
+    return {name: episode_means(values, mask) for name, values in scores.items()}
+
+
+def pooled_mask_scores(logits: np.ndarray, y: np.ndarray, mask: np.ndarray) -> dict[str, float]:
+    """Of the pixels of all images together."""
+    told, true = marked(logits)[mask], y[mask] > 0
+    both = int((told & true).sum())
+    return {
+        "pixel_dice": 2 * both / max(int(told.sum() + true.sum()), 1),
+        "pixel_sensitivity": both / max(int(true.sum()), 1),
+        "pixel_precision": both / max(int(told.sum()), 1),
+    }
+
+
 CLASSES = Kind(
     "classes", cross_entropy, accuracy, ("accuracy", "recall", "f1"), "accuracy",
     each_class, class_scores,
@@ -102,6 +138,13 @@ VALUES = Kind(
 )  # fmt: skip
 
 
+MASKS = Kind(
+    "masks", dice_and_cross_entropy, dice, ("dice", "iou", "hd95"), "dice",
+    each_mask, mask_scores,
+    lambda logits, y, mask, classes: pooled_mask_scores(logits, y, mask),
+)  # fmt: skip
+
+
 def kind_of(y: np.ndarray) -> Kind:
     """What the labels of episodes [E, n, ...] are.
 
@@ -110,11 +153,15 @@ def kind_of(y: np.ndarray) -> Kind:
     """
     if y.dtype.kind == "f":
         return VALUES
+    if y.ndim > 3:
+        return MASKS
     return SEVERAL if y.ndim == 3 else CLASSES
 
 
 def kind_of_pool(pool: Any, *, ordered: bool = False) -> Kind:
     """What the labels of a pool's images are; `ordered` says that classes are grades."""
+    if pool.masks is not None:
+        return MASKS
     if pool.values is not None:
         return VALUES
     if pool.shown is not None:

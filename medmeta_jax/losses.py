@@ -88,6 +88,39 @@ def gentle_squared_error(logits: Array, y: Array, mask: Array) -> Array:
     return squared_error(logits, y, mask) / 8
 
 
+def overlap(p: Array, truth: Array, mask: Array, smooth: float) -> Array:
+    """The mean of 2 Σ p t / (Σ p + Σ t) over images, of maps [n, *spatial]; `smooth` is added above
+    and below, so that an image that shows nothing has an overlap too."""
+    axes = tuple(range(1, p.ndim))
+    both, either = (p * truth).sum(axes), p.sum(axes) + truth.sum(axes)
+    return masked_mean((2 * both + smooth) / (either + smooth), mask)
+
+
+def soft_dice(logits: Array, y: Array, mask: Array) -> Array:
+    """1 - the overlap of the probabilities with what is to be marked (Milletari et al., arXiv
+    1606.04797, with sums for sums of squares). logits: [n, *spatial, 2], y: [n, *spatial] int."""
+    logits, y = select(logits, mask), select(y, mask)
+    p = jax.nn.softmax(logits)[..., 1]
+    return 1 - overlap(p, y.astype(p.dtype), mask, 1.0)
+
+
+def dice_and_cross_entropy(logits: Array, y: Array, mask: Array) -> Array:
+    """`soft_dice`, which counts what is small as much as what is large, and `cross_entropy`, whose
+    gradient does not vanish where nothing is found yet."""
+    return soft_dice(logits, y, mask) + cross_entropy(logits, y, mask)
+
+
+def dice(logits: Array, y: Array, mask: Array) -> Array:
+    """The mean Dice of images, 1 where nothing is there and nothing is marked. A score, no loss.
+
+    >>> found = jnp.asarray([[[0.0, 1.0], [0.0, 1.0]]])
+    >>> dice(found, jnp.asarray([[1, 0]]), jnp.ones(1, bool)).round(3)
+    Array(0.667, dtype=float32)
+    """
+    marked = (logits[..., 1] > logits[..., 0]).astype(jnp.float32)
+    return overlap(marked, y.astype(jnp.float32), mask, 1e-6)
+
+
 def accuracy(logits: Array, y: Array, mask: Array) -> Array:
     """Share of examples whose largest logit is the label. A score, not a loss.
 

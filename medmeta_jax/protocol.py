@@ -25,7 +25,7 @@ from medmeta_jax import (
     registry,
     running,
 )
-from medmeta_jax.config import TrainConfig
+from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.evaluation import Family, Scores, evaluate
 from medmeta_jax.experiment import Experiment
 from medmeta_jax.labels import Kind
@@ -70,6 +70,19 @@ def for_method(plan: Plan, method: str, **hyper: Any) -> Experiment:
     return plan.experiment._replace(
         config=config, backbone=backbone, learner=learner, training=training
     )
+
+
+def that_fit(plan: Plan, methods: tuple[str, ...]) -> tuple[str, ...]:
+    """Those methods that take what the plan's labels are; found by tracing, which runs nothing."""
+    kept = []
+    for method in methods:
+        try:
+            made = for_method(plan, method)
+            experiments.refuse_if_of_classes(made)
+        except ConfigError:
+            continue
+        kept.append(method)
+    return tuple(kept)
 
 
 class Trained(NamedTuple):

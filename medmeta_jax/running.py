@@ -15,7 +15,7 @@ from medmeta_jax import baselines, parallel, processes, train, weights
 from medmeta_jax.checkpoint import Checkpoints
 from medmeta_jax.evaluation import Predictions, evaluate
 from medmeta_jax.experiment import Experiment, with_augmentation
-from medmeta_jax.labels import SEVERAL, VALUES, guesses
+from medmeta_jax.labels import MASKS, SEVERAL, VALUES, guesses
 from medmeta_jax.metrics.classification import confusion, pool_confusion, quadratic_kappa
 from medmeta_jax.metrics.pooled import over_blocks
 from medmeta_jax.metrics.values import errors
@@ -222,9 +222,9 @@ def by_class(experiment: Experiment, predictions: Predictions) -> dict[str, Any]
     "classes", "counts" [true][predicted] and "absent", how many were taken for a way that their
     episode does not have; for grades "quadratic_kappa" too.
 
-    Empty where images have several labels or values, which are not taken for one another.
+    Empty where images have several labels, values or masks, which are not taken for one another.
     """
-    if experiment.kind in (SEVERAL, VALUES):
+    if experiment.kind in (SEVERAL, VALUES, MASKS):
         return {}
     labels = np.asarray(experiment.split.pools["test"].labels)
     order = np.argsort(labels)

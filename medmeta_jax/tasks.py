@@ -11,6 +11,7 @@ from medmeta_jax.data import prepared, sources, split_file
 from medmeta_jax.data.episodes import EpisodeSpec, check_pool
 from medmeta_jax.data.samples import DataError, Samples
 from medmeta_jax.data.splits import SIDES, Split, make_split
+from medmeta_jax.data.structures import structures
 
 RESIDENT_SHARE = 0.25  # of a device's memory, that images may take; the rest is for programs
 
@@ -20,6 +21,12 @@ def load_split(config: TrainConfig) -> Split:
     the images of prepared folders are left in their files."""
 
     def load(source: str) -> Samples:
+        if config.task == "segmentation":
+            return structures(
+                sources.load(
+                    source, image_size=config.image_size, on_error=config.on_error, masks=True
+                )
+            )
         if config.stream == "always" and is_prepared(source):
             return prepared.open_samples(
                 source, image_size=config.image_size, on_error=config.on_error
@@ -50,6 +57,10 @@ def streamed(config: TrainConfig, room: int) -> bool:
 
     Raises ConfigError where they have to, and do not come from prepared folders.
     """
+    if config.task == "segmentation":
+        if config.stream == "always":
+            raise ConfigError("stream: 'always' is not for masks, which stay on the device")
+        return False
     if config.stream == "never":
         return False
     trained_on = (config.data, *config.also)
@@ -93,10 +104,11 @@ def episode_spec(config: TrainConfig, split: Split) -> EpisodeSpec:
     within = config.within
     if within == "auto":
         within = "domain" if config.also else "any"
-    values = split.pools["train"].values is not None
-    if values and config.ways is not None:
-        raise ConfigError("ways: images have values, of which an episode is of one; leave it out")
-    fewest = 1 if values else min(5, fewest_classes(split, within))
+    pool = split.pools["train"]
+    one = "values" if pool.values is not None else "masks" if pool.masks is not None else ""
+    if one and config.ways is not None:
+        raise ConfigError(f"ways: images have {one}, of which an episode is of one; leave it out")
+    fewest = 1 if one else min(5, fewest_classes(split, within))
     spec = EpisodeSpec(
         ways=fewest if config.ways is None else config.ways,
         shots=config.shots,

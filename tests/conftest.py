@@ -30,6 +30,7 @@ from medmeta_jax.backbones.conv4 import conv4
 from medmeta_jax.types import Backbone, Episode, Examples
 
 SIZE, WAYS = 8, 3
+OF_MASKS = ("panet",)  # algorithms that take no other labels
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_compilation_cache_dir", str(Path(user_cache_dir("medmeta_jax")) / "tests"))
@@ -79,6 +80,26 @@ def make_episode(
         return Examples(x, y, jnp.ones(y.shape, bool))
 
     return Episode(side(keys[1], shots), side(keys[2], queries), jnp.arange(ways))
+
+
+def make_mask_episode(
+    key: int = 0, *, shots: int = 2, queries: int = 4, size: tuple[int, ...] = (SIZE, SIZE)
+) -> Episode:
+    """A task that can be learnt: to mark the boxes of one of two brightnesses, among noise."""
+    rng = np.random.default_rng(key)
+    own, other = rng.permutation([1.5, -1.5])
+
+    def side(n: int) -> Examples:
+        x, y = 0.3 * rng.normal(size=(n, *size)), np.zeros((n, *size), np.int32)
+        for image, truth in zip(x, y, strict=True):
+            for value, marked in ((other, 0), (own, 1)):
+                corner = [int(rng.integers(0, edge - 3)) for edge in size]
+                box = tuple(slice(first, first + 3) for first in corner)
+                image[box] += value - image[box].round()
+                truth[box] = marked
+        return Examples(jnp.asarray(x[..., None], jnp.float32), jnp.asarray(y), jnp.ones(n, bool))
+
+    return Episode(side(shots), side(queries), jnp.zeros(1, jnp.int32))
 
 
 def padded(examples: Examples, extra: int, fill: float = jnp.nan) -> Examples:

@@ -43,7 +43,10 @@ ALLOWED = {
     "runs": set(),
     "console": set(),
     "weights": {"types"},
-    "baselines": {"types", "registry", "config", "data", "evaluation", "labels", "metrics"},
+    "thresholding": {"types", "losses"},
+    "baselines": {
+        "types", "registry", "config", "data", "evaluation", "labels", "metrics", "thresholding",
+    },
     "tasks": {"config", "data"},
     "experiment": {
         "types", "registry", "config", "data", "augment", "labels", "evaluation", "checkpoint",

@@ -26,8 +26,8 @@ Range = int | tuple[int, int]
 class EpisodeSpec:
     """What an episode looks like.
 
-    ways, shots: a number, or (lowest, highest) drawn anew each episode. One way is for values: an
-        episode is of one thing that was measured.
+    ways, shots: a number, or (lowest, highest) drawn anew each episode. One way is for values
+        and masks: an episode is of one thing that was measured, or one structure.
     queries: query images a class; `ways * queries` in all.
     disjoint: support and query share no "image", or no "group" (and so no image).
     balance: "balanced" queries, or "proportional" to the classes' sizes in the pool.
@@ -220,6 +220,10 @@ def gather(pool: Pool, indices: Indices, *, rotate: bool = False) -> Episode:
     def side(index: Array, y: Array) -> Examples:
         mask = index >= 0
         x = pool.x[index]
+        if pool.masks is not None and pool.marks is not None:
+            own = pool.marks[indices.classes[0]]
+            drawn = pool.masks[index]
+            y = jnp.where(own == 0, drawn > 0, drawn == own).astype(jnp.int32)
         if rotate:
             x = quarter_turns(x, (indices.classes // count)[y])
         x = (x.astype(jnp.float32) / 255.0 - pool.shift) * pool.scale
@@ -281,12 +285,13 @@ def check_pool(pool: Pool, spec: EpisodeSpec, class_names: tuple[str, ...], side
         raise DataError(
             f"{side}: {ways} ways need {ways} classes, there are {count}; lower ways or add classes"
         )
-    if (ways == 1) != (pool.values is not None):
-        what = "1 for values" if pool.values is not None else ">= 2 for classes"
+    one = "values" if pool.values is not None else "masks" if pool.masks is not None else ""
+    if (ways == 1) != bool(one):
+        what = f"1 for {one}" if one else ">= 2 for classes"
         raise DataError(f"{side}: ways must be {what}, got {spec.ways}")
-    if pool.values is not None and (spec.rotate or spec.balance == "proportional"):
+    if one and (spec.rotate or spec.balance == "proportional"):
         raise DataError(
-            f"{side}: images have values; then queries must be balanced, and classes not rotated"
+            f"{side}: images have {one}; then queries must be balanced, and classes not rotated"
         )
     if spec.within == "domain":
         check_domains(pool, spec, class_names, side)

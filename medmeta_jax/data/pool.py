@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medmeta_jax.data.copies import joined, same_images
-from medmeta_jax.data.samples import DataError, Samples, has_values, shows
+from medmeta_jax.data.samples import DataError, Samples, has_values, on_every_side, shows
 from medmeta_jax.data.stored import StoredImages, chunks
 from medmeta_jax.types import Array
 
@@ -45,6 +45,8 @@ class Pool(NamedTuple):
     values: [N, classes] float32, what was measured of each image, NaN where it is not known, where
         classes are that; else None.
     spread: [classes] float32, the standard deviation of the values; else None.
+    masks: [N, *spatial] uint8, where classes are structures to be marked; else None.
+    marks: [classes] uint8, the value of each in the masks, 0 for any but 0; else None.
     mixing: [domains] float32: how often an episode comes from each, where it comes from one.
     shift, scale: [C] float32: an episode's x is (uint8 / 255 - shift) * scale.
 
@@ -67,6 +69,8 @@ class Pool(NamedTuple):
     home: Array | None = None
     values: Array | None = None
     spread: Array | None = None
+    masks: Array | None = None
+    marks: Array | None = None
     drawn: Drawn | None = None
     identity: Array | None = None
 
@@ -118,7 +122,7 @@ def hash_of(pixels: Iterable[np.ndarray], shape: tuple[int, ...], pool: Pool) ->
     digest = hashlib.sha256(repr(shape).encode())
     for some in pixels:
         digest.update(np.ascontiguousarray(some).tobytes())
-    more = [part for part in (pool.shown, pool.values) if part is not None]
+    more = [p for p in (pool.shown, pool.values, pool.masks, pool.marks) if p is not None]
     for part in (pool.rows, pool.labels, pool.group, *more):
         array = np.asarray(part)
         digest.update(repr(array.shape).encode())
@@ -193,7 +197,7 @@ def members_of(samples: Samples, classes: tuple[str, ...]) -> tuple[list[np.ndar
         return rows, np.concatenate(rows)
     # Where images may have several labels, those with none are needed too.
     every = np.arange(len(samples.images))
-    return rows, np.unique(np.concatenate(rows)) if has_values(samples) else every
+    return rows, np.unique(np.concatenate(rows)) if on_every_side(samples) else every
 
 
 def several_labels(
@@ -204,6 +208,9 @@ def several_labels(
         return {}
     columns = [samples.class_names.index(name) for name in classes]
     labels = samples.labels[used][:, columns]
+    if samples.masks is not None and samples.marks is not None:
+        own = samples.marks[columns]
+        return {"masks": jnp.asarray(samples.masks[used]), "marks": jnp.asarray(own)}
     if has_values(samples):
         spread = np.nanstd(labels.astype(np.float64), axis=0)
         flat = [name for name, one in zip(classes, spread, strict=True) if not one > 0]

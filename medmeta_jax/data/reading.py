@@ -101,15 +101,21 @@ def read_units(
                 future.cancel()
 
 
-def load_samples(catalogue: Catalogue, *, image_size: int, on_error: OnError = "fail") -> Samples:
-    """A catalogue's images in memory, each scaled to `image_size` with its proportions kept.
+def load_samples(
+    catalogue: Catalogue, *, image_size: int, on_error: OnError = "fail", masks: bool = False
+) -> Samples:
+    """A catalogue's images in memory, each scaled to `image_size` with its proportions kept; with
+    their masks, where asked for.
 
     Grey images become colour where any is; pictures and volumes do not stand together. Raises
     DataError naming the file and the remedy.
     """
 
     def small(record: Record) -> Record:
-        return record._replace(image=fit_image(record.image, image_size), mask=None)
+        mask = record.mask if masks else None
+        if mask is not None:
+            mask = fit_image(mask[..., None], image_size, smooth=False)[..., 0]
+        return record._replace(image=fit_image(record.image, image_size), mask=mask)
 
     reads = list(read_units(catalogue, small, on_error=on_error))
     records = [record for read in reads for record in read.records]
@@ -117,7 +123,18 @@ def load_samples(catalogue: Catalogue, *, image_size: int, on_error: OnError = "
     images = [record.image for record in records]
     channels = max((image.shape[-1] for image in images), default=1)
     stacked = [to_channels(image, channels) for image in images]
-    return samples_of(catalogue, reads, np.stack(stacked) if stacked else np.empty(0))
+    found = samples_of(catalogue, reads, np.stack(stacked) if stacked else np.empty(0))
+    return found._replace(masks=masks_of(records, catalogue)) if masks else found
+
+
+def masks_of(records: list[Record], catalogue: Catalogue) -> np.ndarray:
+    """The records' masks [N, *spatial] (DataError naming one that has none)."""
+    found = []
+    for record in records:
+        if record.mask is None:
+            raise DataError(f"{catalogue.about}: {record.name} has no mask, which is to be learned")
+        found.append(record.mask)
+    return np.stack(found)
 
 
 def samples_of(

@@ -53,6 +53,9 @@ class Samples(NamedTuple):
     split: class names by side, where the data set fixes it: {"train", "val", "test"}.
     about: one line that says what the data is, for tables and reports.
     skipped: the files that were left out.
+    masks: [N, *spatial] uint8, where what is to be learned is to mark structures in images, which
+        are then the classes, and labels say which an image shows (`data/structures.py`); else None.
+    marks: [classes] uint8, the value of each class in the masks, 0 for any but 0; else None.
     """
 
     images: np.ndarray | StoredImages
@@ -65,6 +68,8 @@ class Samples(NamedTuple):
     split: dict[str, tuple[str, ...]] | None = None
     about: str = ""
     skipped: tuple[Skipped, ...] = ()
+    masks: np.ndarray | None = None
+    marks: np.ndarray | None = None
 
 
 def open_image(path: Path | BinaryIO, what: str = "image") -> Any:
@@ -113,10 +118,11 @@ def as_pil(image: np.ndarray) -> Any:
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
-def fit_image(image: np.ndarray, image_size: int) -> np.ndarray:
+def fit_image(image: np.ndarray, image_size: int, *, smooth: bool = True) -> np.ndarray:
     """[H, W, C] uint8 -> [image_size, image_size, C] uint8: the longer side is scaled to
     `image_size` and the shorter one padded with black, so that shapes keep their proportions.
-    A volume [D, H, W, C] likewise becomes a cube, each of its slices as a picture would.
+    A volume [D, H, W, C] likewise becomes a cube, each of its slices as a picture would. Blended,
+    or not `smooth`: the nearest pixel's value.
     """
     from PIL import Image, ImageOps
 
@@ -128,9 +134,10 @@ def fit_image(image: np.ndarray, image_size: int) -> np.ndarray:
         first = [round((image_size - size) / 2) for size in new]
         cube = np.zeros((image_size, image_size, image_size, image.shape[-1]), np.uint8)
         place = tuple(slice(a, a + size) for a, size in zip(first, new, strict=True))
-        cube[place] = zoomed(image, new, smooth=True)
+        cube[place] = zoomed(image, new, smooth=smooth)
         return cube
-    padded = ImageOps.pad(as_pil(image), (image_size, image_size), Image.Resampling.BILINEAR)
+    how = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
+    padded = ImageOps.pad(as_pil(image), (image_size, image_size), how)
     return np.asarray(padded, np.uint8).reshape(image_size, image_size, -1)
 
 
@@ -215,6 +222,12 @@ def has_values(samples: Samples) -> bool:
     return samples.labels.dtype.kind == "f"
 
 
+def on_every_side(samples: Samples) -> bool:
+    """Whether each side of a split has all classes, of other images: what was measured, and
+    structures to be marked, which are not told apart from one another."""
+    return has_values(samples) or samples.masks is not None
+
+
 def joined_labels(parts: Sequence[Samples]) -> np.ndarray:
     """The labels of several data sets, one after another, over all their classes together.
 
@@ -254,6 +267,10 @@ def join(parts: Mapping[str, Samples]) -> Samples:
 
     channels = max(part.images.shape[-1] for part in parts.values())
 
+    def together(field: str) -> np.ndarray | None:
+        own = [getattr(part, field) for part in parts.values()]
+        return None if own[0] is None else np.concatenate(own)
+
     def column(of: Callable[[str, Samples], list[str]]) -> np.ndarray:
         return np.asarray([value for name, part in parts.items() for value in of(name, part)])
 
@@ -276,6 +293,8 @@ def join(parts: Mapping[str, Samples]) -> Samples:
         domains=column(lambda name, part: [name] * len(part.labels)),
         names=column(names) if all(p.names is not None for p in parts.values()) else None,
         about=" + ".join(part.about for part in parts.values()),
+        masks=together("masks"),
+        marks=together("marks"),
         skipped=tuple(one for part in parts.values() for one in part.skipped),
     )
 
@@ -293,4 +312,5 @@ def select(samples: Samples, keep: np.ndarray) -> Samples:
         sides=pick(samples.sides),
         domains=pick(samples.domains),
         names=pick(samples.names),
+        masks=pick(samples.masks),
     )

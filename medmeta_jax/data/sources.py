@@ -54,6 +54,11 @@ def catalogue(source: str, **options: Any) -> Catalogue:
     return found
 
 
-def load(source: str, *, image_size: int, on_error: OnError = "fail") -> Samples:
-    """Read a data set by name or path. Raises DataError naming the path and the remedy."""
-    return reading.load_samples(catalogue(source), image_size=image_size, on_error=on_error)
+def load(
+    source: str, *, image_size: int, on_error: OnError = "fail", masks: bool = False
+) -> Samples:
+    """Read a data set by name or path, with its masks where asked for. Raises DataError naming the
+    path and the remedy."""
+    return reading.load_samples(
+        catalogue(source), image_size=image_size, on_error=on_error, masks=masks
+    )

@@ -15,7 +15,7 @@ shows any label of meta-test, else on meta-validation if it shows one of those, 
 meta-train; images that show none are dealt out by group, a sixth to meta-test and a sixth to
 meta-validation.
 
-Where what an image has are values, all that was measured is on every side, and the images are dealt
+What was measured, and structures to be marked, are on every side, of other images, which are dealt
 out by group, a sixth to meta-test and a sixth to meta-validation.
 
 Meta-validation and meta-test may be data sets of their own instead, with all their classes;
@@ -37,9 +37,9 @@ from medmeta_jax.data.samples import (
     DataError,
     Samples,
     Skipped,
-    has_values,
     join,
     of_each_class,
+    on_every_side,
     require_one_rank,
     select,
     shows,
@@ -94,7 +94,7 @@ def split_classes(
     if samples.split is not None:
         return {side: samples.split[side] for side in sides}
     names = samples.class_names
-    if has_values(samples):
+    if on_every_side(samples):
         return dict.fromkeys(sides, names)
     if sides == ("train",):
         return {"train": names}
@@ -284,23 +284,23 @@ def refuse_shared(
 
 def of_classes(samples: Samples, names: tuple[str, ...]) -> np.ndarray:
     """The images that a pool of these classes holds: [N] bool."""
-    if samples.labels.dtype == np.bool_:
+    if samples.labels.dtype == np.bool_ and samples.masks is None:
         return np.ones(len(samples.images), bool)
     return np.any([shows(samples, name) for name in names], axis=0)
 
 
 def sides_of_images(samples: Samples, classes: dict[str, tuple[str, ...]]) -> dict[str, Samples]:
-    """The images of each side where they may show several labels, or have values; see the
-    module's rule."""
+    """The images of each side where they may show several labels, or have values or masks; see
+    the module's rule."""
     groups = samples.groups if samples.groups is not None else np.arange(len(samples.images))
     turn = np.unique(groups, return_inverse=True)[1] % 6
     side = np.full(len(samples.images), "train")
-    values = has_values(samples)
-    dealt = np.full(len(side), True) if values else ~samples.labels.any(1)
+    every = on_every_side(samples)
+    dealt = np.full(len(side), True) if every else ~samples.labels.any(1)
     for name, own_turn in (("val", 4), ("test", 5)):  # the later one wins
         if name in classes:
             side[dealt & (turn == own_turn)] = name
-            if not values:
+            if not every:
                 side[np.any([shows(samples, label) for label in classes[name]], axis=0)] = name
     return {name: select(samples, may_stand(samples, name) & (side == name)) for name in classes}
 

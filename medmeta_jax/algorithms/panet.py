@@ -1,0 +1,121 @@
+"""PANet: a prototype of what is marked and one of what is not. Wang et al., 2019, arXiv 1908.06391.
+
+    p_c = Σ F(x) m_c / Σ m_c over the support's pixels;   logits_c(x) = s cos(F(x), p_c)
+
+F(x) [n, *spatial, F] is the backbone's feature of each pixel, m_c 1 where the support's label is c,
+s = 20. The alignment loss turns the parts around: prototypes of the query under its own predicted
+labels are to mark the support,
+
+    loss = L(query | support) + w L(support | query, its prediction)
+
+Deviations: masks are at the features' resolution, which is the image's; a structure has one
+prototype of all support pixels, and not the mean of one for each image; w is 1 and s 20, as there.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from medmeta_jax.inner import require_positive
+from medmeta_jax.losses import dice_and_cross_entropy
+from medmeta_jax.types import (
+    Array,
+    Backbone,
+    Episode,
+    Examples,
+    Info,
+    Loss,
+    MetaLearner,
+    Params,
+    PyTree,
+    checked,
+)
+
+
+class Adapted(NamedTuple):
+    """The body, two prototypes [2, F], norm statistics."""
+
+    body: Params
+    prototypes: Array
+    stats: PyTree
+
+
+def prototypes_of(features: Array, y: Array, mask: Array) -> Array:
+    """The mean feature of the pixels that are not marked and of those that are: [2, F].
+
+    features: [n, *spatial, F]; y: [n, *spatial] int; mask: [n]. 0 where there is no such pixel.
+    """
+    there = mask.reshape(-1, *(1,) * (y.ndim - 1))
+    members = jnp.stack([(y == c) & there for c in (0, 1)], -1)
+    flat = members.reshape(-1, 2).astype(features.dtype)
+    kept = jnp.where(there[..., None], features, 0).reshape(-1, features.shape[-1])
+    return (flat.T @ kept) / jnp.maximum(flat.sum(0), 1)[:, None]
+
+
+def cosines(features: Array, prototypes: Array) -> Array:
+    """[..., F] and [2, F] -> [..., 2]; the gradient of a vector of zeros is finite."""
+
+    def unit(v: Array) -> Array:
+        return v * jax.lax.rsqrt((v**2).sum(-1, keepdims=True) + 1e-6)
+
+    return unit(features) @ unit(prototypes).T
+
+
+def panet(
+    backbone: Backbone,
+    *,
+    outputs: int,
+    loss: Loss = dice_and_cross_entropy,
+    scale: float = 20.0,
+    alignment: float = 1.0,
+) -> MetaLearner:
+    """PANet over a backbone with a feature a pixel; `outputs` is 2.
+
+    Args:
+      scale: s.
+      alignment: w; 0 leaves the alignment loss out.
+
+    `adapt` has no steps: its `steps` argument is ignored. meta_params: {"body"}. Raises ValueError,
+    when adapting, where labels are no masks.
+    """
+    if outputs != 2:
+        raise ValueError(f"outputs must be 2 (not marked, marked), got {outputs}")
+    require_positive("scale", scale)
+    if alignment < 0:
+        raise ValueError(f"alignment must be >= 0, got {alignment}")
+
+    def init(key: Array, x: PyTree) -> Params:
+        return {"body": backbone.init(key, x)}
+
+    def adapt(theta: Params, support: Examples, key: Array, steps: Any = None) -> Adapted:
+        del key, steps
+        features, stats = backbone.apply(theta["body"], support.x, support.mask)
+        if support.y.shape != features.shape[:-1]:
+            raise ValueError(
+                "has a prototype for the pixels of a mask; these labels are none, or the backbone "
+                "has no feature a pixel, as unet has"
+            )
+        return Adapted(theta["body"], prototypes_of(features, support.y, support.mask), stats)
+
+    def predict(adapted: Adapted, x: PyTree, mask: Array) -> Array:
+        features, _ = backbone.apply(adapted.body, x, mask, adapted.stats)
+        return scale * cosines(features, adapted.prototypes)
+
+    def meta_loss(theta: Params, episode: Episode, key: Array, step: Array) -> tuple[Array, Info]:
+        del step
+        support, query = episode.support, episode.query
+        adapted = adapt(theta, support, key)
+        features, _ = backbone.apply(theta["body"], query.x, query.mask, adapted.stats)
+        logits = scale * cosines(features, adapted.prototypes)
+        value = loss(logits, query.y, query.mask)
+        if not alignment:
+            return value, Info(value, logits)
+        back = prototypes_of(features, logits.argmax(-1), query.mask)
+        again, _ = backbone.apply(theta["body"], support.x, support.mask, adapted.stats)
+        aligned = loss(scale * cosines(again, back), support.y, support.mask)
+        return value + alignment * aligned, Info(value, logits)
+
+    return checked(MetaLearner(init, adapt, predict, meta_loss, backbone.norm))

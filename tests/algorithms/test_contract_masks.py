@@ -1,0 +1,157 @@
+"""The contract of a meta-learner where labels are masks, for every file that takes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medmeta_jax import registry
+from medmeta_jax.backbones.conv4 import conv4
+from medmeta_jax.backbones.unet import unet
+from medmeta_jax.losses import dice, dice_and_cross_entropy
+from medmeta_jax.types import Episode, Examples
+
+from ..conftest import OF_MASKS, SIZE, make_mask_episode, padded
+
+KEY, STEP = jax.random.key(1), jnp.zeros((), jnp.int32)
+# Their prototypes, or what they learn from the pool, are of classes.
+OF_CLASSES = {"protonet", "protomaml", "pmf", "baseline_plus_plus", "nearest_centroid", "r2d2"}
+NAMES = sorted(set(registry.names("algorithms")) - OF_CLASSES)
+ALONE = {"linear_probe", "finetune"}  # judged without what they pre-train on
+SURROGATES = ("reptile", "maml_plus_plus")
+
+
+class Case:
+    """A learner with its parameters and compiled functions, shared by its tests."""
+
+    def __init__(self, name: str) -> None:
+        self.steps = registry.defaults("algorithms", name).get("steps")
+        arguments: dict[str, Any] = {"outputs": 2, "loss": dice_and_cross_entropy}
+        if self.steps:
+            arguments |= {"steps": 3}
+        self.name = name
+        self.learner = registry.factory("algorithms", name)(unet(widths=(4, 4)), **arguments)
+        self.episode = make_mask_episode()
+        self.params = self.learner.init(jax.random.key(0), self.episode.support.x)
+        self.adapt = jax.jit(self.learner.adapt)
+        self.predict = jax.jit(self.learner.predict)
+        self.grad = jax.jit(jax.value_and_grad(self.learner.loss, has_aux=True))
+
+
+@pytest.fixture(scope="session", params=NAMES)
+def case(request: pytest.FixtureRequest) -> Case:
+    return Case(request.param)
+
+
+@pytest.fixture(scope="session", params=sorted(set(NAMES) - ALONE))
+def trained(request: pytest.FixtureRequest) -> Case:
+    return Case(request.param)
+
+
+def close(a: Any, b: Any, rtol: float = 1e-4) -> None:
+    chex.assert_trees_all_close(a, b, rtol=rtol, atol=1e-5)
+
+
+def test_a_logit_a_pixel_and_the_loss_is_of_them(trained: Case) -> None:
+    query = trained.episode.query
+    logits = trained.predict(
+        trained.adapt(trained.params, trained.episode.support, KEY), query.x, query.mask
+    )
+    assert logits.shape == (4, SIZE, SIZE, 2)
+    (value, info), grads = trained.grad(trained.params, trained.episode, KEY, STEP)
+    chex.assert_tree_all_finite((value, info, grads))
+    assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads["body"])) > 0
+    close(info.logits, logits)
+    close(info.loss, dice_and_cross_entropy(logits, query.y, query.mask))
+    if trained.name not in (*SURROGATES, *OF_MASKS):
+        assert value == info.loss
+
+
+def test_vmap_agrees_with_one_at_a_time(trained: Case) -> None:
+    episodes = [make_mask_episode(k) for k in range(3)]
+    batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *episodes)
+    keys = jax.random.split(KEY, 3)
+    each = [
+        trained.grad(trained.params, e, k, STEP)[0][0] for e, k in zip(episodes, keys, strict=True)
+    ]
+    together = jax.jit(jax.vmap(trained.learner.loss, (None, 0, 0, None)))
+    close(together(trained.params, batch, keys, STEP)[0], jnp.stack(each), rtol=1e-3)
+
+
+@pytest.mark.parametrize("fill", [jnp.nan, 7.0])
+def test_padding_changes_nothing(trained: Case, fill: float) -> None:
+    episode = trained.episode
+    long = episode._replace(
+        support=padded(episode.support, 3, fill), query=padded(episode.query, 2, fill)
+    )
+    (value, info), grads = trained.grad(trained.params, episode, KEY, STEP)
+    (long_value, long_info), long_grads = trained.grad(trained.params, long, KEY, STEP)
+    close(long_value, value)
+    close(long_info.logits[:4], info.logits)
+    close(long_grads, grads, rtol=1e-3)
+
+
+def test_steps_lower_the_loss(case: Case) -> None:
+    if not case.steps:
+        pytest.skip("has no inner steps")
+    gains = []
+    for k in range(4):
+        episode = make_mask_episode(k)
+
+        def loss(steps: int, episode: Episode = episode) -> float:
+            adapted = case.adapt(case.params, episode.support, KEY, jnp.asarray(steps))
+            support = episode.support
+            logits = case.predict(adapted, support.x, support.mask)
+            return float(dice_and_cross_entropy(logits, support.y, support.mask))
+
+        gains.append(loss(0) - loss(3))
+    assert min(gains) > 0
+
+
+def test_order_of_the_support_does_not_matter(case: Case) -> None:
+    support, query = case.episode.support, case.episode.query
+    moved = Examples(*(leaf[::-1] for leaf in support))
+    logits = [
+        case.predict(case.adapt(case.params, s, KEY), query.x, query.mask) for s in (support, moved)
+    ]
+    close(logits[0], logits[1], rtol=1e-3)
+
+
+def test_empty_masks_of_the_support_teach_nothing(case: Case) -> None:
+    """With the truth the task's structure is marked better than with masks of nothing."""
+    if case.steps:
+        pytest.skip("a few steps from untrained parameters mark nothing yet")
+    scores = []
+    for k in range(5):
+        episode = make_mask_episode(k, shots=4)
+        for support in (episode.support, episode.support._replace(y=0 * episode.support.y)):
+            adapted = case.adapt(case.params, support, KEY)
+            logits = case.predict(adapted, episode.query.x, episode.query.mask)
+            scores.append(float(dice(logits, episode.query.y, episode.query.mask)))
+    with_truth, without = np.reshape(scores, (5, 2)).mean(0)
+    assert with_truth > without + 0.2
+
+
+@pytest.mark.parametrize("name", OF_MASKS)
+def test_what_is_of_masks_says_so(name: str) -> None:
+    learner = registry.factory("algorithms", name)(conv4(widths=(4,)), outputs=2)
+    support = make_mask_episode().support
+    theta = learner.init(KEY, support.x)
+    with pytest.raises(ValueError, match="these labels are none, or the backbone has no feature"):
+        learner.adapt(theta, support, KEY)
+
+
+@pytest.mark.parametrize("name", OF_MASKS)
+def test_volumes_are_marked_too(name: str) -> None:
+    """Traced and not run."""
+    learner = registry.factory("algorithms", name)(unet(widths=(4, 4)), outputs=2)
+    episode = make_mask_episode(size=(4, 5, 6))
+    params = jax.eval_shape(learner.init, KEY, episode.support.x)
+    grads, info = jax.eval_shape(jax.grad(learner.loss, has_aux=True), params, episode, KEY, STEP)
+    chex.assert_trees_all_equal_shapes(grads, params)
+    assert info.logits.shape == (*episode.query.y.shape, 2)
