@@ -30,7 +30,7 @@ from medmeta_jax.backbones.conv4 import conv4
 from medmeta_jax.types import Backbone, Episode, Examples
 
 SIZE, WAYS = 8, 3
-OF_MASKS = ("panet",)  # algorithms that take no other labels
+OF_MASKS = ("alpnet", "crossblock", "panet")  # algorithms that take no other labels
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_compilation_cache_dir", str(Path(user_cache_dir("medmeta_jax")) / "tests"))

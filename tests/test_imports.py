@@ -25,7 +25,7 @@ ALLOWED = {
     "implicit": {"types", "mixed", "inner"},
     "adapters": {"types"},
     "backbones": {"types", "ops", "adapters"},
-    "algorithms": {"types", "losses", "heads", "inner", "implicit"},
+    "algorithms": {"types", "losses", "heads", "inner", "implicit", "ops"},
     "augment": {"types"},
     "metrics": set(),
     "data": {"types", "registry"},

@@ -55,13 +55,18 @@ def prototypes_of(features: Array, y: Array, mask: Array) -> Array:
     return (flat.T @ kept) / jnp.maximum(flat.sum(0), 1)[:, None]
 
 
-def cosines(features: Array, prototypes: Array) -> Array:
-    """[..., F] and [2, F] -> [..., 2]; the gradient of a vector of zeros is finite."""
+def unit(v: Array) -> Array:
+    """Vectors [..., F] of length 1; the gradient of one of zeros is finite."""
+    return v * jax.lax.rsqrt((v**2).sum(-1, keepdims=True) + 1e-6)
 
-    def unit(v: Array) -> Array:
-        return v * jax.lax.rsqrt((v**2).sum(-1, keepdims=True) + 1e-6)
 
-    return unit(features) @ unit(prototypes).T
+def require_masks(features: Array, support: Examples) -> None:
+    """ValueError where there is no label, or no feature, for each pixel."""
+    if support.y.shape != features.shape[:-1]:
+        raise ValueError(
+            "has a prototype for the pixels of a mask; these labels are none, or the backbone has "
+            "no feature a pixel, as unet has"
+        )
 
 
 def panet(
@@ -93,29 +98,25 @@ def panet(
     def adapt(theta: Params, support: Examples, key: Array, steps: Any = None) -> Adapted:
         del key, steps
         features, stats = backbone.apply(theta["body"], support.x, support.mask)
-        if support.y.shape != features.shape[:-1]:
-            raise ValueError(
-                "has a prototype for the pixels of a mask; these labels are none, or the backbone "
-                "has no feature a pixel, as unet has"
-            )
+        require_masks(features, support)
         return Adapted(theta["body"], prototypes_of(features, support.y, support.mask), stats)
 
     def predict(adapted: Adapted, x: PyTree, mask: Array) -> Array:
         features, _ = backbone.apply(adapted.body, x, mask, adapted.stats)
-        return scale * cosines(features, adapted.prototypes)
+        return scale * unit(features) @ unit(adapted.prototypes).T
 
     def meta_loss(theta: Params, episode: Episode, key: Array, step: Array) -> tuple[Array, Info]:
         del step
         support, query = episode.support, episode.query
         adapted = adapt(theta, support, key)
         features, _ = backbone.apply(theta["body"], query.x, query.mask, adapted.stats)
-        logits = scale * cosines(features, adapted.prototypes)
+        logits = scale * unit(features) @ unit(adapted.prototypes).T
         value = loss(logits, query.y, query.mask)
         if not alignment:
             return value, Info(value, logits)
         back = prototypes_of(features, logits.argmax(-1), query.mask)
         again, _ = backbone.apply(theta["body"], support.x, support.mask, adapted.stats)
-        aligned = loss(scale * cosines(again, back), support.y, support.mask)
+        aligned = loss(scale * unit(again) @ unit(back).T, support.y, support.mask)
         return value + alignment * aligned, Info(value, logits)
 
     return checked(MetaLearner(init, adapt, predict, meta_loss, backbone.norm))

@@ -11,32 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from medmeta_jax.adapters import from_linen
 from medmeta_jax.backbones._layers import Conv, Norm, require_network
 from medmeta_jax.ops import norm as norms
 from medmeta_jax.ops.conv import Form
-from medmeta_jax.ops.pool import max_pool
+from medmeta_jax.ops.pool import doubled, max_pool
 from medmeta_jax.types import Array, Backbone
-
-
-def doubled(x: Array, sizes: Sequence[int]) -> Array:
-    """x [n, *spatial, C] with every pixel twice along each axis, and the last one of an odd axis
-    once more: [n, *sizes, C].
-
-    >>> doubled(jnp.asarray([1.0, 2.0]).reshape(1, 2, 1, 1), (5, 2))[0, :, 0, 0]
-    Array([1., 1., 2., 2., 2.], dtype=float32)
-    """
-    for axis, size in enumerate(sizes, 1):
-        # A stack and a reshape, whose transpose is a sum: that of indexing would scatter.
-        shape = (*x.shape[:axis], 2 * x.shape[axis], *x.shape[axis + 1 :])
-        x = jnp.stack([x, x], axis + 1).reshape(shape)
-        if size > x.shape[axis]:
-            last = jax.lax.slice_in_dim(x, x.shape[axis] - 1, None, axis=axis)
-            x = jnp.concatenate([x, last], axis)
-    return x
 
 
 class Level(nn.Module):
@@ -101,6 +83,7 @@ def unet(
 
     spatial is two axes or three. F is `widths[0]`.
 
+    >>> import jax
     >>> backbone = unet(width=4, depth=2)
     >>> x = jnp.ones((2, 9, 8, 1))
     >>> params = backbone.init(jax.random.key(0), x)

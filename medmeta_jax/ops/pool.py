@@ -1,4 +1,4 @@
-"""Max-pooling whose gradient is a selection.
+"""Max-pooling whose gradient is a selection, and the way back to the size before.
 
 The gradient of `lax.reduce_window` is a select-and-scatter, tens of times slower on a
 CPU than slices and `where`; and deciding the winner under `stop_gradient` keeps XLA
@@ -46,3 +46,20 @@ def largest(corners: Sequence[Array], sign: Array | float = 1.0) -> Array:
     for corner, fixed in zip(corners[-2::-1], held[-2::-1], strict=True):
         out = jnp.where(fixed == winner, corner, out)
     return out
+
+
+def doubled(x: Array, sizes: Sequence[int]) -> Array:
+    """x [n, *spatial, C] with every pixel twice along each axis, and the last one of an odd axis
+    once more: [n, *sizes, C].
+
+    >>> doubled(jnp.asarray([1.0, 2.0]).reshape(1, 2, 1, 1), (5, 2))[0, :, 0, 0]
+    Array([1., 1., 2., 2., 2.], dtype=float32)
+    """
+    for axis, size in enumerate(sizes, 1):
+        # A stack and a reshape, whose transpose is a sum: that of indexing would scatter.
+        shape = (*x.shape[:axis], 2 * x.shape[axis], *x.shape[axis + 1 :])
+        x = jnp.stack([x, x], axis + 1).reshape(shape)
+        if size > x.shape[axis]:
+            last = jax.lax.slice_in_dim(x, x.shape[axis] - 1, None, axis=axis)
+            x = jnp.concatenate([x, last], axis)
+    return x

@@ -68,7 +68,7 @@ def test_a_logit_a_pixel_and_the_loss_is_of_them(trained: Case) -> None:
     assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads["body"])) > 0
     close(info.logits, logits)
     close(info.loss, dice_and_cross_entropy(logits, query.y, query.mask))
-    if trained.name not in (*SURROGATES, *OF_MASKS):
+    if trained.name not in (*SURROGATES, "panet"):
         assert value == info.loss
 
 
@@ -124,8 +124,8 @@ def test_order_of_the_support_does_not_matter(case: Case) -> None:
 
 def test_empty_masks_of_the_support_teach_nothing(case: Case) -> None:
     """With the truth the task's structure is marked better than with masks of nothing."""
-    if case.steps:
-        pytest.skip("a few steps from untrained parameters mark nothing yet")
+    if case.name not in ("panet", "alpnet"):
+        pytest.skip("from untrained parameters nothing is marked yet")
     scores = []
     for k in range(5):
         episode = make_mask_episode(k, shots=4)
