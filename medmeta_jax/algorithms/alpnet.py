@@ -7,8 +7,8 @@
 Each class has its prototype over all support pixels among its own too (PANet's), so that a
 structure smaller than a window has one.
 
-Deviations: as PANet's here, but without its alignment loss; the self-supervision by superpixels is
-not part of it.
+Deviations: as PANet's here, but without its alignment loss; what is not marked has its prototype
+over all pixels too; the self-supervision by superpixels is not part of it.
 """
 
 from __future__ import annotations
