@@ -18,7 +18,16 @@ import optax
 import pytest
 from PIL import Image
 
-from medmeta_jax import experiment as experiments, launch, parallel, running, tasks, train, verbs
+from medmeta_jax import (
+    experiment as experiments,
+    launch,
+    parallel,
+    running,
+    tasks,
+    train,
+    uncertainty,
+    verbs,
+)
 from medmeta_jax.algorithms.protonet import protonet
 from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.data import prepare as preparing, prepared, sources
@@ -440,17 +449,18 @@ def built(**changes: Any) -> experiments.Experiment:
 
 
 def outcome(made: experiments.Experiment) -> Any:
-    """The parameters, scores and facts of a whole run."""
+    """The parameters, scores, predictions on other tasks, and facts of a whole run."""
     with jax.numpy_dtype_promotion("standard"):  # optax mixes a float with an int count
         step = running.compile_step(made, made.training).step
         progress = running.fit_quietly(made, step)
-        row = next(iter(running.judge(made, progress.best_params)))
+    told = uncertainty.validation_tasks(made, progress.best_params, 5, 4)
     facts = running.facts(made, running.task_of(made))
-    state = jax.tree.map(np.asarray, (progress.state.params, progress.best_score))
-    return state, row.scores.per_episode, row.scores.predictions, facts
+    return jax.tree.map(np.asarray, (progress.state.params, progress.best_score)), told, facts
 
 
-def test_an_experiment_is_the_same_from_end_to_end(folders, capsys) -> None:
+def test_an_experiment_is_the_same_from_end_to_end(
+    folders, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with jax.numpy_dtype_promotion("standard"):
         one, other = (built(data=folders["groups"], stream=how) for how in ("never", "always"))
     jax.tree.map(np.testing.assert_array_equal, outcome(one), outcome(other))
@@ -466,6 +476,14 @@ def test_an_experiment_is_the_same_from_end_to_end(folders, capsys) -> None:
     assert "meta-train 3 classes 180 images" in said
     verbs.describe(one)
     assert "images     stay" not in capsys.readouterr().err
+
+    # A device's memory has room for the next dispatch's images beside the program.
+    limits = []
+    monkeypatch.setattr(parallel, "memory_limit", lambda device: 10**6)
+    monkeypatch.setattr(train, "first_that_fits", lambda *a: (1, limits.append(a[-1])))
+    for each in (one, other):
+        running.compile_step(each, each.training)
+    assert limits == [10**6, 10**6 - other.feed.ahead]
 
 
 def test_which_images_stay_in_their_files(folders, tmp_path: Path) -> None:
