@@ -19,7 +19,7 @@ from medmeta_jax.evaluation import (
     Predictions,
     predict_episodes,
 )
-from medmeta_jax.experiment import Experiment, fixed_episodes
+from medmeta_jax.experiment import Experiment
 from medmeta_jax.metrics import calibration as sets, multi_label
 from medmeta_jax.metrics.calibration import Calibration
 from medmeta_jax.metrics.intervals import over_episodes
@@ -39,9 +39,7 @@ def calibrate(experiment: Experiment, params: Params, *, coverage: float = COVER
 
 def validation_tasks(experiment: Experiment, params: Params, seed: int, count: int) -> Predictions:
     """Predictions of the experiment's learner on so many tasks of the meta-validation classes."""
-    tasks = fixed_episodes(
-        experiment.split, experiment.judging, experiment.spec, experiment.mesh, "val", seed, count
-    )
+    tasks = experiment.lists.fixed("val", experiment.spec, seed, count)
     return predicted(experiment, params, tasks)
 
 

@@ -32,11 +32,12 @@ ALLOWED = {
     "parallel": {"types"},
     "objectives": {"types"},
     "meta_gradient": {"types", "parallel", "objectives"},
-    "train": {"types", "parallel", "objectives", "meta_gradient"},
+    "feed": {"types", "parallel"},
+    "train": {"types", "parallel", "objectives", "meta_gradient", "feed"},
     "launch": set(),
     "processes": {"launch"},
     "evaluation": {"types", "metrics", "parallel", "processes"},
-    "streaming": {"types", "parallel", "data", "evaluation", "meta_gradient", "train"},
+    "streaming": {"types", "parallel", "data", "evaluation", "meta_gradient", "feed"},
     "config": {"registry"},
     "checkpoint": {"types"},
     "runs": set(),
@@ -46,7 +47,7 @@ ALLOWED = {
     "tasks": {"config", "data"},
     "experiment": {
         "types", "registry", "config", "data", "augment", "losses", "evaluation", "checkpoint",
-        "runs", "parallel", "processes", "weights", "objectives", "tasks", "train", "streaming",
+        "runs", "parallel", "processes", "weights", "objectives", "tasks", "feed", "streaming",
     },
     "running": {
         "types", "config", "data", "losses", "train", "evaluation", "baselines", "checkpoint",

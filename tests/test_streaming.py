@@ -38,6 +38,7 @@ from medmeta_jax.data.samples import DataError, Samples, to_channels
 from medmeta_jax.data.splits import SIDES, Split, make_split
 from medmeta_jax.data.stored import BLOCK, StoredImages, as_stored
 from medmeta_jax.evaluation import episode_keys, sample_key
+from medmeta_jax.feed import Resident, spans
 from medmeta_jax.losses import accuracy
 from medmeta_jax.meta_gradient import step_keys
 from medmeta_jax.plan import Judged, first_shots
@@ -246,7 +247,7 @@ def made(source: str, devices: int, streams: bool) -> tuple[Any, train.Progress,
     """Step, progress and pool of a run; the progress is to be copied."""
     resident, stored = splits(source)
     mesh = mesh_of(devices)
-    feed: Any = train.Resident(parallel.replicate(resident.pools["train"], mesh))
+    feed: Any = Resident(parallel.replicate(resident.pools["train"], mesh))
     if streams:
         feed = stream_of(stored, SPEC, mesh)
     return *make_step(mesh, feed), feed
@@ -547,7 +548,7 @@ def test_two_processes_get_the_numbers_of_one(folders, tmp_path: Path) -> None:
     _, progress, feed = made(folders["plain"], 4, True)
     run = np.asarray(jax.random.key_data(progress.state.key))
     own: list[set[int]] = [set(), set()]
-    for first, last in train.spans(0, STEPS, [DISPATCH, EVERY]):
+    for first, last in spans(0, STEPS, [DISPATCH, EVERY]):
         drawn = feed.draw(run, np.int32(first), feed.pool).indices
         for part in (drawn.support, drawn.query):
             for place, device in enumerate(jax.devices()[:4]):
