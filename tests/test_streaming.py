@@ -30,7 +30,7 @@ from medmeta_jax import (
 )
 from medmeta_jax.algorithms.protonet import protonet
 from medmeta_jax.config import ConfigError, TrainConfig
-from medmeta_jax.data import prepare as preparing, prepared, sources
+from medmeta_jax.data import prepare as preparing, prepared, sources, stored as stored_images
 from medmeta_jax.data.episodes import EpisodeSpec, episodes_hash, sample, sample_indices
 from medmeta_jax.data.pool import Pool, fit_scaling, pool_hash
 from medmeta_jax.data.prepare import prepare
@@ -365,16 +365,30 @@ def slowed(source: str, seconds: float, fails_at: int = -1) -> tuple[Any, Any, A
     return step, progress, feed, slow
 
 
-def test_a_run_that_is_left_ends_its_threads_at_once(folders) -> None:
-    step, progress, feed, slow = slowed(folders["plain"], 0.2)
+def test_a_run_that_is_left_ends_its_threads_at_once(
+    folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was being read for the next dispatch is not read to its end."""
+    step, progress, feed, slow = slowed(folders["plain"], 0.05)
+    monkeypatch.setattr(stored_images, "BLOCK", 8)
+    monkeypatch.setattr(stored_images, "threads", lambda: 1)
+    blocks, read = [], feed.read
+
+    def noted(*given: Any) -> Any:
+        before = slow.blocks
+        found = read(*given)
+        blocks.append(slow.blocks - before)
+        return found
+
+    monkeypatch.setattr(feed, "read", noted)
     fit = train.fit(step, jax.tree.map(jnp.copy, progress), feed, steps=1000, dispatch=DISPATCH)
     next(fit)
-    began = time.perf_counter()
     fit.close()
-    assert time.perf_counter() - began < 2
+    assert len(blocks) == 3
+    assert blocks[2] < 0.8 * min(blocks[:2])
     assert no_threads()
     seen = slow.blocks
-    time.sleep(0.5)
+    time.sleep(0.3)
     assert slow.blocks == seen
 
 
