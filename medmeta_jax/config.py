@@ -103,7 +103,7 @@ class TrainConfig:
     """Episodes an outer step."""
     devices: int | None = None
     """Devices to spread a meta-batch over. Default: as many as there are (on a CPU, cores)
-    and divide it. Each holds the data set."""
+    and divide it. Each holds the data set, where it is not streamed."""
     chunk: int | None = None
     """Episodes that a device runs side by side. Default: 1 on a CPU, elsewhere as many of its
     share as its memory holds."""

@@ -22,13 +22,13 @@ from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.data.episodes import EpisodeSpec, bounds, check_pool, sample
 from medmeta_jax.data.pool import Pool, pool_hash
 from medmeta_jax.data.splits import SIDES, Split
-from medmeta_jax.evaluation import FixedEpisodes, episode_keys
+from medmeta_jax.evaluation import FixedEpisodes
+from medmeta_jax.feed import Feed, Resident
 from medmeta_jax.labels import MASKS, SEVERAL, VALUES, Kind, kind_of_pool
 from medmeta_jax.objectives import Objective, cvar, tr_maml
 from medmeta_jax.runs import Run, existing
-from medmeta_jax.streaming import Judging, Stream
+from medmeta_jax.streaming import Lists, Stream, stored_sides
 from medmeta_jax.tasks import episode_spec, load_split, streamed
-from medmeta_jax.train import Feed, Resident
 from medmeta_jax.types import Array, Backbone, MetaLearner
 
 VAL_SEED, TEST_SEED = 1_000_003, 2_000_003  # the same episodes for every run of a data set
@@ -39,8 +39,8 @@ class Experiment(NamedTuple):
 
     learner adapts and predicts; training is the same with augmentation in its loss.
     outputs is the number of ways the head has; feed is what training draws its episodes from, val
-    and test are fixed lists of them; judging, by side, has the images of such lists where the
-    side's pool does not; weights, by name, take the place of the learner's own at the start.
+    and test are fixed lists of them, and lists makes others; weights, by name, take the place of
+    the learner's own at the start.
     """
 
     config: TrainConfig
@@ -58,7 +58,7 @@ class Experiment(NamedTuple):
     feed: Feed
     val: FixedEpisodes
     test: FixedEpisodes
-    judging: Mapping[str, Judging]
+    lists: Lists
     mesh: Mesh
     weights: Mapping[str, np.ndarray]
 
@@ -231,12 +231,7 @@ def build(config: TrainConfig) -> Experiment:
             dispatch=config.dispatch,
             mesh=mesh,
         )
-    judging = {
-        side: Judging(split.pools[side], images, mesh)
-        for side, images in split.images.items()
-        if side != "train"
-    }
-    fixed = functools.partial(fixed_episodes, split, judging, spec, mesh)
+    lists = Lists(split.pools, stored_sides(split, mesh), mesh)
     made = Experiment(
         config=config,
         split=split,
@@ -251,9 +246,9 @@ def build(config: TrainConfig) -> Experiment:
         example_x=example_x,
         outputs=outputs,
         feed=feed,
-        val=fixed("val", VAL_SEED, config.val_episodes),
-        test=fixed("test", TEST_SEED, config.test_episodes),
-        judging=judging,
+        val=lists.fixed("val", spec, VAL_SEED, config.val_episodes),
+        test=lists.fixed("test", spec, TEST_SEED, config.test_episodes),
+        lists=lists,
         mesh=mesh,
         weights=start,
     )
@@ -268,34 +263,6 @@ def with_stream(config: TrainConfig, mesh: Mesh) -> TrainConfig:
     here = streamed(config, parallel.room(mesh))
     stream: Any = "always" if processes.any_process(lambda: here)() else "never"
     return dataclasses.replace(config, stream=stream)
-
-
-@functools.lru_cache(maxsize=32)
-def sampler_of(spec: EpisodeSpec) -> Callable[[Array, Any], Any]:
-    """`sample` by a spec; the same object for the same spec, for compiled programs."""
-    return functools.partial(sample, spec=spec)
-
-
-def fixed_episodes(
-    split: Split,
-    judging: Mapping[str, Judging],
-    spec: EpisodeSpec,
-    mesh: Mesh,
-    side: str,
-    seed: int,
-    count: int,
-) -> FixedEpisodes:
-    """A fixed list of a side's episodes, with the images that they show (DataError)."""
-    keys = parallel.replicate(episode_keys(seed, count), mesh)
-    pool = pool_for(split, judging, side, keys, spec)
-    return FixedEpisodes(sampler_of(spec), pool, keys, mesh)
-
-
-def pool_for(
-    split: Split, judging: Mapping[str, Judging], side: str, keys: Array, spec: EpisodeSpec
-) -> Pool:
-    """A side's pool, with the images that some keys' episodes show at least (DataError)."""
-    return judging[side].pool_of(keys, spec) if side in judging else split.pools[side]
 
 
 def start_weights(

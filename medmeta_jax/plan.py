@@ -149,7 +149,6 @@ def judged_at(plan: Plan, side: str, shots: int) -> FixedEpisodes:
     episodes = plan.experiment.test if side == "test" else plan.experiment.val
     spec = dataclasses.replace(plan.experiment.spec, shots=plan.shots[-1])
     slots = max([shots, *(few for few in plan.shots if few <= FEW_SHOTS)])
-    made = plan.experiment
-    pool = experiments.pool_for(made.split, made.judging, side, episodes.keys, spec)
+    pool = plan.experiment.lists.pool(side, spec, episodes.keys)
     judged = Judged(pool, jnp.asarray(shots))
     return episodes._replace(sampler=shots_sampler(spec, slots), pool=judged)

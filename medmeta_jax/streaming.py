@@ -13,9 +13,10 @@ At any time a device holds what the dispatch that runs needs and what the next o
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -25,13 +26,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from medmeta_jax import parallel
-from medmeta_jax.data.episodes import EpisodeSpec, Indices, sample_indices
+from medmeta_jax.data.episodes import EpisodeSpec, Indices, sample, sample_indices
 from medmeta_jax.data.pool import Drawn, Pool
+from medmeta_jax.data.splits import Split
 from medmeta_jax.data.stored import StoredImages
-from medmeta_jax.evaluation import sample_key
+from medmeta_jax.evaluation import FixedEpisodes, episode_keys, sample_key
+from medmeta_jax.feed import Span
 from medmeta_jax.meta_gradient import step_keys
-from medmeta_jax.train import Span
-from medmeta_jax.types import Array
+from medmeta_jax.types import Array, Episode
 
 KEPT = 4  # lists of fixed episodes whose images stay on the device
 
@@ -77,7 +79,7 @@ class Reading(NamedTuple):
 
 
 class Stream:
-    """A `train.Feed` of a pool whose images lie in files.
+    """A `feed.Feed` of a pool whose images lie in files.
 
     Args:
       pool: with its index on the mesh, and no image.
@@ -135,7 +137,7 @@ class Stream:
         return self.count * int(np.prod(self.images.shape[1:]))
 
     def pools(self, key: Array, spans: Iterator[Span]) -> Generator[Pool]:
-        """The pool of each span, read while the span before runs; see `train.Feed`.
+        """The pool of each span, read while the span before runs; see `feed.Feed`.
 
         Raises DataError naming the file that cannot be read. Threads end with the iteration.
         """
@@ -227,3 +229,32 @@ class Judging:
         ready = Drawn(drawn.keys, as_rows(drawn.indices, shown))
         x, on_mesh = parallel.replicate((rows, ready), self.mesh)
         return self.pool._replace(x=x, drawn=on_mesh)
+
+
+@functools.lru_cache(maxsize=32)
+def sampler_of(spec: EpisodeSpec) -> Callable[[Array, Pool], Episode]:
+    """`sample` by a spec; the same object for the same spec, for compiled programs."""
+    return functools.partial(sample, spec=spec)
+
+
+class Lists(NamedTuple):
+    """What fixed lists of episodes are made from: the pool of each side, or where its images are
+    instead, by side."""
+
+    pools: Mapping[str, Pool]
+    stored: Mapping[str, Judging]
+    mesh: Mesh
+
+    def pool(self, side: str, spec: EpisodeSpec, keys: Array) -> Pool:
+        """A side's pool, with the images at least that the keys' episodes show (DataError)."""
+        return self.stored[side].pool_of(keys, spec) if side in self.stored else self.pools[side]
+
+    def fixed(self, side: str, spec: EpisodeSpec, seed: int, count: int) -> FixedEpisodes:
+        """A fixed list of a side's episodes, with the images that they show (DataError)."""
+        keys = parallel.replicate(episode_keys(seed, count), self.mesh)
+        return FixedEpisodes(sampler_of(spec), self.pool(side, spec, keys), keys, self.mesh)
+
+
+def stored_sides(split: Split, mesh: Mesh) -> dict[str, Judging]:
+    """The sides of a split whose images lie in files; its pools are on the mesh."""
+    return {side: Judging(split.pools[side], images, mesh) for side, images in split.images.items()}

@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ import optax
 from jax.sharding import Mesh
 
 from medmeta_jax import parallel
+from medmeta_jax.feed import Feed, Resident, spans
 from medmeta_jax.meta_gradient import (
     Sampler,
     Score,
@@ -163,54 +164,6 @@ def make_step(
         out_shardings=every,
         compiler_options=parallel.compiler_options(mesh),
     )
-
-
-Span = tuple[int, int]  # the steps of a dispatch: done before it, done after it
-
-
-@runtime_checkable
-class Feed(Protocol):
-    """A pool of which each dispatch gets what it needs, made ready while others run."""
-
-    @property
-    def like(self) -> Any:
-        """What a dispatch gets, or shapes of it, for compiling."""
-
-    @property
-    def held(self) -> Any:
-        """How that lies on the mesh; see `make_step`."""
-
-    @property
-    def ahead(self) -> int:
-        """Bytes of a device that the next dispatch's takes while one runs."""
-
-    def pools(self, key: Array, spans: Iterator[Span]) -> Generator[Any]:
-        """What each span needs, where `key` is the run's; closing it ends what makes it ready."""
-
-
-class Resident(NamedTuple):
-    """A pool that every dispatch gets as it is."""
-
-    like: Any
-    held: Any = parallel.EVERYWHERE
-    ahead: int = 0
-
-    def pools(self, key: Array, spans: Iterator[Span]) -> Generator[Any]:
-        """The pool, for every span."""
-        while True:
-            yield self.like
-
-
-def spans(done: int, steps: int, marks: Sequence[int]) -> Iterator[Span]:
-    """The dispatches from `done` to `steps`, which end at multiples of each of `marks`.
-
-    >>> list(spans(4, 12, [5, 8]))
-    [(4, 5), (5, 8), (8, 10), (10, 12)]
-    """
-    while done < steps:
-        target = min(steps, *(done - done % mark + mark for mark in marks))
-        yield done, target
-        done = target
 
 
 class NonFiniteError(Exception):

@@ -20,7 +20,7 @@ from medmeta_jax.evaluation import (
     Predictions,
     predict_episodes,
 )
-from medmeta_jax.experiment import Experiment, fixed_episodes
+from medmeta_jax.experiment import Experiment
 from medmeta_jax.labels import MASKS, SEVERAL, VALUES
 from medmeta_jax.metrics import calibration as sets, multi_label
 from medmeta_jax.metrics.calibration import Calibration
@@ -42,9 +42,7 @@ def calibrate(experiment: Experiment, params: Params, *, coverage: float = COVER
 
 def validation_tasks(experiment: Experiment, params: Params, seed: int, count: int) -> Predictions:
     """Predictions of the experiment's learner on so many tasks of the meta-validation classes."""
-    tasks = fixed_episodes(
-        experiment.split, experiment.judging, experiment.spec, experiment.mesh, "val", seed, count
-    )
+    tasks = experiment.lists.fixed("val", experiment.spec, seed, count)
     return predicted(experiment, params, tasks)
 
 

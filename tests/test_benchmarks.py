@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import breakdown, memory, memory_use, report, rotation, scaling
+from benchmarks import breakdown, memory, memory_use, report, rotation, scaling, streaming
 from benchmarks.workloads import WORKLOADS, Arrays, Engine, gflop, make_arrays, make_learner
 from medmeta_jax import parallel
+from medmeta_jax.data import prepared
 from medmeta_jax.types import Episode, Examples
 
 TINY = dataclasses.replace(WORKLOADS["A"], widths=(4, 4), size=8, meta_batch=2, steps=1, queries=2)
@@ -106,6 +107,24 @@ def test_tables_hold_every_measurement() -> None:
         for n in (1, 2)
     ]  # fmt: skip
     assert "| 2 | 1 | 4.00 (2.00 to 6.00) | 2.00 | 1.0 |" in scaling.table({**FACTS, "rows": rows})
+
+
+def test_what_streaming_is_compared_with_reads_the_same_images(tmp_path: Path) -> None:
+    folder = streaming.write(tmp_path, 30, 8, 3)
+    images = prepared.open_samples(str(folder), image_size=8).images.read()
+    files, places = streaming.Files(images), [7, 0, 29]
+    np.testing.assert_array_equal([files[place] for place in places], images[places])
+    for by_tfds in (False, True):
+        records = streaming.Records(folder, 8, 30, by_tfds=by_tfds)
+        np.testing.assert_array_equal(records.__getitems__(places), images[places])
+    step = {
+        "learner": "maml", "resident_ms": 10.0, "streamed_ms": 11.0, "cost": 0.1,
+        "ranges_ms": {"resident": [9.0, 12.0], "streamed": [10.5, 11.5]},
+    }  # fmt: skip
+    rows = [{"name": "X", "images_per_s": 4.0, "range": [3.0, 5.0]}]
+    text = streaming.table({**FACTS, "workers": 2, "steps": [step], "reading": {"Z": rows}})
+    assert "| maml | 10.0 (9.0 to 12.0) | 11.0 (10.5 to 11.5) | 10.0% |" in text
+    assert text.endswith("| X | 4 (3 to 5) |")
 
 
 def test_each_data_set_is_judged_once_and_never_trained_on_then() -> None:

@@ -339,8 +339,11 @@ def test_data_prepare_then_train(medmeta, archive: Path, tmp_path: Path) -> None
     assert_refused(medmeta("data", "prepare", archive, "--out", out, "--image-size", "4"), 3,
                    "prepared otherwise")  # fmt: skip
     options = (*TINY, "--meta-steps", "2", "--baselines", "none", "--json")
-    both = [medmeta("train", "--data", data, *options) for data in (archive, out)]
+    ways = [("--data", archive), ("--data", out, "--stream", "always")]
+    both = [medmeta("train", *way, *options) for way in ways]
+    assert "images     stay in their files" in both[1].stderr
     raw, prepared = (json.loads(done.stdout)["results"][0] for done in both)
+    assert_refused(medmeta("train", *ways[0], "--stream", "always"), 2, "needs folders by `medmeta")
     for name in ("episodes_hash", "accuracy"):
         assert raw[name] == prepared[name]
 

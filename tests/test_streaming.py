@@ -18,10 +18,19 @@ import optax
 import pytest
 from PIL import Image
 
-from medmeta_jax import experiment as experiments, launch, parallel, running, tasks, train, verbs
+from medmeta_jax import (
+    experiment as experiments,
+    launch,
+    parallel,
+    running,
+    tasks,
+    train,
+    uncertainty,
+    verbs,
+)
 from medmeta_jax.algorithms.protonet import protonet
 from medmeta_jax.config import ConfigError, TrainConfig
-from medmeta_jax.data import prepare as preparing, prepared, sources
+from medmeta_jax.data import prepare as preparing, prepared, sources, stored as stored_images
 from medmeta_jax.data.episodes import EpisodeSpec, episodes_hash, sample, sample_indices
 from medmeta_jax.data.pool import Pool, fit_scaling, pool_hash
 from medmeta_jax.data.prepare import prepare
@@ -29,6 +38,7 @@ from medmeta_jax.data.samples import DataError, Samples, to_channels
 from medmeta_jax.data.splits import SIDES, Split, make_split
 from medmeta_jax.data.stored import BLOCK, StoredImages, as_stored
 from medmeta_jax.evaluation import episode_keys, sample_key
+from medmeta_jax.feed import Resident, spans
 from medmeta_jax.losses import accuracy
 from medmeta_jax.meta_gradient import step_keys
 from medmeta_jax.plan import Judged, first_shots
@@ -237,7 +247,7 @@ def made(source: str, devices: int, streams: bool) -> tuple[Any, train.Progress,
     """Step, progress and pool of a run; the progress is to be copied."""
     resident, stored = splits(source)
     mesh = mesh_of(devices)
-    feed: Any = train.Resident(parallel.replicate(resident.pools["train"], mesh))
+    feed: Any = Resident(parallel.replicate(resident.pools["train"], mesh))
     if streams:
         feed = stream_of(stored, SPEC, mesh)
     return *make_step(mesh, feed), feed
@@ -355,16 +365,30 @@ def slowed(source: str, seconds: float, fails_at: int = -1) -> tuple[Any, Any, A
     return step, progress, feed, slow
 
 
-def test_a_run_that_is_left_ends_its_threads_at_once(folders) -> None:
-    step, progress, feed, slow = slowed(folders["plain"], 0.2)
+def test_a_run_that_is_left_ends_its_threads_at_once(
+    folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was being read for the next dispatch is not read to its end."""
+    step, progress, feed, slow = slowed(folders["plain"], 0.05)
+    monkeypatch.setattr(stored_images, "BLOCK", 8)
+    monkeypatch.setattr(stored_images, "threads", lambda: 1)
+    blocks, read = [], feed.read
+
+    def noted(*given: Any) -> Any:
+        before = slow.blocks
+        found = read(*given)
+        blocks.append(slow.blocks - before)
+        return found
+
+    monkeypatch.setattr(feed, "read", noted)
     fit = train.fit(step, jax.tree.map(jnp.copy, progress), feed, steps=1000, dispatch=DISPATCH)
     next(fit)
-    began = time.perf_counter()
     fit.close()
-    assert time.perf_counter() - began < 2
+    assert len(blocks) == 3
+    assert blocks[2] < 0.8 * min(blocks[:2])
     assert no_threads()
     seen = slow.blocks
-    time.sleep(0.5)
+    time.sleep(0.3)
     assert slow.blocks == seen
 
 
@@ -440,17 +464,18 @@ def built(**changes: Any) -> experiments.Experiment:
 
 
 def outcome(made: experiments.Experiment) -> Any:
-    """The parameters, scores and facts of a whole run."""
+    """The parameters, scores, predictions on other tasks, and facts of a whole run."""
     with jax.numpy_dtype_promotion("standard"):  # optax mixes a float with an int count
         step = running.compile_step(made, made.training).step
         progress = running.fit_quietly(made, step)
-        row = next(iter(running.judge(made, progress.best_params)))
+    told = uncertainty.validation_tasks(made, progress.best_params, 5, 4)
     facts = running.facts(made, running.task_of(made))
-    state = jax.tree.map(np.asarray, (progress.state.params, progress.best_score))
-    return state, row.scores.per_episode, row.scores.predictions, facts
+    return jax.tree.map(np.asarray, (progress.state.params, progress.best_score)), told, facts
 
 
-def test_an_experiment_is_the_same_from_end_to_end(folders, capsys) -> None:
+def test_an_experiment_is_the_same_from_end_to_end(
+    folders, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with jax.numpy_dtype_promotion("standard"):
         one, other = (built(data=folders["groups"], stream=how) for how in ("never", "always"))
     jax.tree.map(np.testing.assert_array_equal, outcome(one), outcome(other))
@@ -466,6 +491,14 @@ def test_an_experiment_is_the_same_from_end_to_end(folders, capsys) -> None:
     assert "meta-train 3 classes 180 images" in said
     verbs.describe(one)
     assert "images     stay" not in capsys.readouterr().err
+
+    # A device's memory has room for the next dispatch's images beside the program.
+    limits = []
+    monkeypatch.setattr(parallel, "memory_limit", lambda device: 10**6)
+    monkeypatch.setattr(train, "first_that_fits", lambda *a: (1, limits.append(a[-1])))
+    for each in (one, other):
+        running.compile_step(each, each.training)
+    assert limits == [10**6, 10**6 - other.feed.ahead]
 
 
 def test_which_images_stay_in_their_files(folders, tmp_path: Path) -> None:
@@ -529,7 +562,7 @@ def test_two_processes_get_the_numbers_of_one(folders, tmp_path: Path) -> None:
     _, progress, feed = made(folders["plain"], 4, True)
     run = np.asarray(jax.random.key_data(progress.state.key))
     own: list[set[int]] = [set(), set()]
-    for first, last in train.spans(0, STEPS, [DISPATCH, EVERY]):
+    for first, last in spans(0, STEPS, [DISPATCH, EVERY]):
         drawn = feed.draw(run, np.int32(first), feed.pool).indices
         for part in (drawn.support, drawn.query):
             for place, device in enumerate(jax.devices()[:4]):

@@ -24,11 +24,14 @@ def digest_of(image: np.ndarray) -> bytes | None:
     return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
 
 
-def digests(images: np.ndarray | StoredImages) -> list[bytes | None]:
-    """`digest_of` each image."""
+def digests(
+    images: np.ndarray | StoredImages, places: np.ndarray | None = None
+) -> list[bytes | None]:
+    """`digest_of` the images at some places, by default of all."""
     if isinstance(images, np.ndarray):
-        return [digest_of(image) for image in images]
-    looks = images.looks
+        chosen = range(len(images)) if places is None else places.tolist()
+        return [digest_of(images[place]) for place in chosen]
+    looks = (images if places is None else images[places]).looks
     return [
         None if plain else digest.tobytes()
         for digest, plain in zip(looks.digest, looks.plain.tolist(), strict=True)

@@ -12,7 +12,7 @@ import numpy as np
 
 from medmeta_jax.data.copies import joined, same_images
 from medmeta_jax.data.samples import DataError, Samples, has_values, on_every_side, shows
-from medmeta_jax.data.stored import StoredImages, chunks
+from medmeta_jax.data.stored import LEVELS, StoredImages, chunks, level_counts
 from medmeta_jax.types import Array
 
 
@@ -102,12 +102,8 @@ def sums(images: np.ndarray | StoredImages) -> tuple[np.ndarray, np.ndarray]:
     """The sums of all values and of their squares, by channel: [C] int64 each."""
     if isinstance(images, StoredImages):
         return images.looks.sums.sum(0), images.looks.squares.sum(0)
-    levels = np.arange(256)
-    counts = np.zeros((images.shape[-1], 256), np.int64)
-    for chunk in chunks(images):
-        for own, channel in zip(counts, np.moveaxis(chunk, -1, 0), strict=True):
-            own += np.bincount(channel.ravel(), minlength=256)
-    return counts @ levels, counts @ levels**2
+    counts = sum(map(level_counts, chunks(images)), np.zeros((images.shape[-1], 256), np.int64))
+    return counts @ LEVELS, counts @ LEVELS**2
 
 
 def pool_hash(pool: Pool) -> str:

@@ -260,7 +260,7 @@ def refuse_shared(
     for side in SIDES:
         source = sources[side]
         used = np.flatnonzero(of_classes(source, classes[side]))
-        for place, digest in zip(used.tolist(), digests(source.images[used]), strict=True):
+        for place, digest in zip(used.tolist(), digests(source.images, used), strict=True):
             if digest is None:
                 continue
             name = f"image {place}" if source.names is None else str(source.names[place])
