@@ -280,15 +280,15 @@ def check_pool(pool: Pool, spec: EpisodeSpec, class_names: tuple[str, ...], side
             "rotate_classes to false"
         )
     ways, shots = bounds(spec.ways)[1], bounds(spec.shots)[1]
+    one = "values" if pool.values is not None else "masks" if pool.masks is not None else ""
+    if (ways == 1) != bool(one):
+        what = f"1 for {one}" if one else ">= 2 for classes"
+        raise DataError(f"{side}: ways must be {what}, got {spec.ways}")
     count = len(class_names) * (4 if spec.rotate else 1)
     if count < ways:
         raise DataError(
             f"{side}: {ways} ways need {ways} classes, there are {count}; lower ways or add classes"
         )
-    one = "values" if pool.values is not None else "masks" if pool.masks is not None else ""
-    if (ways == 1) != bool(one):
-        what = f"1 for {one}" if one else ">= 2 for classes"
-        raise DataError(f"{side}: ways must be {what}, got {spec.ways}")
     if one and (spec.rotate or spec.balance == "proportional"):
         raise DataError(
             f"{side}: images have {one}; then queries must be balanced, and classes not rotated"
