@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import shutil
 import subprocess
 import sys
 import threading
@@ -570,3 +571,41 @@ def test_two_processes_get_the_numbers_of_one(folders, tmp_path: Path) -> None:
     for index in range(2):
         assert set(np.load(tmp_path / f"of{index}.npy").tolist()) == own[index] - {-1}
     assert own[0] != own[1]
+
+
+MEMORY = """
+import resource, sys
+import grain, tensorflow_datasets
+import numpy as np
+from pathlib import Path
+from medmeta_jax.data import prepare, prepared, sources
+from medmeta_jax.data.records import Catalogue, Record, Unit
+from medmeta_jax.data.splits import make_split
+def unit(number):
+    def read():
+        images = np.random.default_rng(number).integers(0, 256, (20, 256, 256, 3), np.uint8)
+        return [Record(image, f"c{(number + i) % 9}", str(i)) for i, image in enumerate(images)]
+    return Unit(str(number), read)
+sources.find = lambda source: "folder"
+sources.catalogue = lambda source: Catalogue([unit(number) for number in range(250)], "made")
+prepare.prepare("made", Path("out"))
+if sys.argv[1] == "make":
+    sys.exit()
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before = peak()
+split = make_split(prepared.open_samples("out", image_size=256))
+split.images["train"].read(np.arange(300))
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+def test_memory_stays_bounded(tmp_path: Path) -> None:
+    """5,000 images of 197 KB each, 1 GB in all, split and some read in less than 400 MB more."""
+    for what in ("make", "open"):
+        done = subprocess.run(
+            [sys.executable, "-c", MEMORY, what], cwd=tmp_path, check=True, capture_output=True,
+            timeout=600,
+        )  # fmt: skip
+    shutil.rmtree(tmp_path / "out")  # not to be kept with the rest of the test's folder
+    assert float(done.stdout.split()[-1]) < 400
