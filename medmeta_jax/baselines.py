@@ -6,7 +6,7 @@ from the grids below, and written into its row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +15,15 @@ import numpy as np
 from medmeta_jax import registry
 from medmeta_jax.config import TrainConfig
 from medmeta_jax.data.episodes import EpisodeSpec, episodes_hash, sample_indices
-from medmeta_jax.evaluation import Family, FixedEpisodes, Scores, evaluate, sample_key
+from medmeta_jax.evaluation import (
+    Family,
+    FixedEpisodes,
+    Scores,
+    evaluate,
+    sample_key,
+    score_predictions,
+)
+from medmeta_jax.labels import SEVERAL, VALUES, Kind
 from medmeta_jax.metrics.intervals import Estimate, paired_difference
 from medmeta_jax.types import Array, Backbone, MetaLearner, Params
 
@@ -31,7 +39,7 @@ class Task(NamedTuple):
     """What every row of a table is judged on and made from.
 
     pretrain: (learner) -> params, ordinary training on the meta-train classes.
-    given: arguments of every learner that follow from the labels, such as its loss.
+    kind: what the labels are.
     """
 
     config: TrainConfig
@@ -43,11 +51,11 @@ class Task(NamedTuple):
     val: FixedEpisodes
     test: FixedEpisodes
     pretrain: Callable[[MetaLearner], Params]
-    given: Mapping[str, Any]
+    kind: Kind
 
 
 class Row(NamedTuple):
-    """A learner's scores, how it was set, and where it has inner steps its accuracy after
+    """A learner's scores, how it was set, and where it has inner steps its main score after
     0, 1, ... of them, on the first `CURVE_EPISODES` episodes."""
 
     learner: str
@@ -68,14 +76,14 @@ def rows(task: Task, learner: MetaLearner, params: Params, untrained: Params) ->
         scores = evaluate(learner, params, task.test, steps=steps)
         some = task.test._replace(keys=task.test.keys[:CURVE_EPISODES])
         every = (evaluate(learner, params, some, steps=k) for k in range(steps + 1))
-        by_step = tuple(s.estimate("accuracy") for s in every)
+        by_step = tuple(s.estimate(s.kind.columns[0]) for s in every)
     yield Row(name, learner.norm, scores, dict(task.config.hyper), by_step)
     if task.config.baselines == "none":
         return
     scores = evaluate(learner, untrained, task.test, steps=steps)
     yield Row(f"{name}-untrained", learner.norm, scores, dict(task.config.hyper))
     yield scratch(task)
-    yield raw_centroid(task)
+    yield support_mean(scores) if task.kind is VALUES else raw_centroid(task)
     if task.config.baselines == "all":
         yield from pretrained(task)
 
@@ -85,7 +93,7 @@ def scratch(task: Task) -> Row:
     make = registry.factory("algorithms", "finetune")
 
     def family(rate: Any) -> MetaLearner:
-        return make(task.backbone, outputs=task.outputs, inner_lr=rate, **task.given)
+        return make(task.backbone, outputs=task.outputs, inner_lr=rate, loss=task.kind.loss)
 
     params = family(1.0).init(jax.random.key(task.config.seed), task.example_x)
     return tuned(task, "scratch", family, params, FINETUNE_RATES, FINETUNE_STEPS)
@@ -95,8 +103,15 @@ def raw_centroid(task: Task) -> Row:
     """Nearest class mean of the pixels themselves."""
     pixels = registry.factory("backbones", "pixels")()
     make = registry.factory("algorithms", "protonet")
-    learner = make(pixels, outputs=task.outputs, **task.given)
+    learner = make(pixels, outputs=task.outputs, loss=task.kind.loss)
     return Row("raw-centroid", learner.norm, evaluate(learner, {"body": {}}, task.test), {})
+
+
+def support_mean(scores: Scores) -> Row:
+    """The mean of the support's values, whatever the image: 0 as values are measured."""
+    predictions = scores.predictions
+    flat = predictions._replace(logits=np.zeros_like(predictions.logits))
+    return Row("support-mean", "none", score_predictions(flat), {})
 
 
 def pretrained(task: Task) -> Iterator[Row]:
@@ -104,7 +119,7 @@ def pretrained(task: Task) -> Iterator[Row]:
 
     def make(name: str, **arguments: Any) -> MetaLearner:
         if registry.takes("algorithms", name, "loss"):
-            arguments |= task.given
+            arguments["loss"] = task.kind.loss
         made: MetaLearner = registry.factory("algorithms", name)(
             task.backbone, outputs=task.outputs, pool_classes=task.pool_classes, **arguments
         )
@@ -169,20 +184,19 @@ def searched(
 
 def result(row: Row, first: Row, task_facts: dict[str, Any]) -> dict[str, Any]:
     """A row as `summary.json` holds it; `first` is the learner that it is compared with."""
-    accuracy = row.scores.per_episode["accuracy"]
+    scores, kind = row.scores, row.scores.kind
+    main = kind.columns[0]
     found: dict[str, Any] = {"learner": row.learner, **task_facts, "norm": row.norm}
-    for name in ("accuracy", "recall", "f1"):
-        found[name] = row.scores.estimate(name)._asdict()
-    found["accuracy_over_classes"] = list(row.scores.by_classes)
-    if "auroc" in row.scores.per_episode:
-        found["auroc"] = row.scores.estimate("auroc")._asdict()
-    found["pooled"] = {name: value._asdict() for name, value in row.scores.pooled().items()}
+    for name in dict.fromkeys((*kind.columns, kind.chosen_by)):
+        found[name] = scores.estimate(name)._asdict()
+    found[f"{main}_over_classes"] = list(scores.by_classes)
+    found["pooled"] = {name: value._asdict() for name, value in scores.pooled().items()}
     if row is not first:
-        against = paired_difference(accuracy, first.scores.per_episode["accuracy"])
+        against = paired_difference(scores.main, first.scores.main)
         found[f"minus_{first.learner}"] = against._asdict()
     if row.by_step:
-        found["accuracy_by_step"] = {
-            "episodes": min(CURVE_EPISODES, len(accuracy)),
+        found[f"{main}_by_step"] = {
+            "episodes": min(CURVE_EPISODES, len(scores.main)),
             "mean": [estimate.mean for estimate in row.by_step],
             "ci95": [estimate.ci95 for estimate in row.by_step],
         }
@@ -199,8 +213,10 @@ def task_facts(task: Task, data: str) -> dict[str, Any]:
 
     places = jax.jit(jax.vmap(indices, (0, None)))(episodes.keys, episodes.pool)
     there, ways = np.asarray(places.query) >= 0, np.asarray(places.query_y)
-    if ways.ndim == 3:  # several labels: 1 or 0 for each way
+    if task.kind is SEVERAL:  # 1 or 0 for each way
         each = (there[..., None] & (ways > 0)).sum(1)
+    elif task.kind is VALUES:  # of the one way there is
+        each = there.sum(1)[:, None]
     else:
         every = range(places.classes.shape[1])
         each = np.stack([(there & (ways == way)).sum(1) for way in every], 1)
@@ -211,6 +227,8 @@ def task_facts(task: Task, data: str) -> dict[str, Any]:
 
     return {
         "data": data,
+        "labels": task.kind.name,
+        "columns": list(task.kind.columns),
         "split": "meta-test",
         "ways": plain(spec.ways),
         "shots": plain(spec.shots),

@@ -26,7 +26,7 @@ from medmeta_jax import (
 )
 from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.plan import Plan
-from medmeta_jax.runs import RunError, write_json, write_whole
+from medmeta_jax.runs import RunError, portable, write_json, write_whole
 
 
 def plan_facts(plan: Plan) -> dict[str, Any]:
@@ -107,7 +107,8 @@ def bench_methods(
         name, record = done
         write_json(rows / f"{name}.json", record)
         records[name] = record
-        means = {shots: np.mean(of["scores"]["accuracy"]) for shots, of in record["shots"].items()}
+        main = facts["columns"][0]
+        means = {shots: np.mean(of["scores"][main]) for shots, of in record["shots"].items()}
         shown = "  ".join(f"{shots}-shot {100 * mean:.1f}" for shots, mean in means.items())
         console.say(f"row        {name}: {shown}  ({record['seconds']:.0f} s)")
     table = standings.markdown(found, reference) if found else "no row is done"
@@ -123,5 +124,5 @@ def run(given: Any, told_to_stop: Callable[[], bool]) -> dict[str, Any]:
     config = TrainConfig(**{name: getattr(given, name) for name in same})
     verbs.use_devices(config)
     plan = plans.make_plan(config, budget, given.shots)
-    folder = Path(given.out or f"bench/{Path(given.data).stem}-{given.budget}")
+    folder = Path(given.out or Path("bench") / portable(f"{Path(given.data).stem}-{given.budget}"))
     return bench_methods(plan, wanted, folder, told_to_stop)

@@ -31,10 +31,14 @@ class ConfigError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """Meta-train a learner, judge it on classes it has never seen, write a run directory."""
+    """Meta-train a learner, judge it on classes it has never seen, write a run directory.
+
+    Defaults are shown as they are with the options before --help: the built-in data, which is
+    small, has its own; medmeta train --data PATH --help shows those of any other.
+    """
 
     data: str = "anatomy"
-    """What to train on: "anatomy" (built in), a folder of class folders, or an .npz file."""
+    """What to train on: "anatomy" (built in), or a folder or file (medmeta data list)."""
     also: tuple[str, ...] = ()
     """More data sets to meta-train on, each a domain of its own."""
     mixing: tuple[float, ...] = ()

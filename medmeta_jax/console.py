@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-HEADINGS = ("learner", "accuracy", "recall", "F1")
+HEADINGS = {"f1": "F1", "auroc": "AUROC", "r2": "R²"}
 
 
 class Voice:
@@ -20,6 +20,15 @@ def say(line: str) -> None:
     """A plain line for people."""
     if not Voice.muted:
         print(line, file=sys.stderr, flush=True)
+
+
+def heading(score: str) -> str:
+    """What a score is called in a table.
+
+    >>> heading("f1"), heading("accuracy")
+    ('F1', 'accuracy')
+    """
+    return HEADINGS.get(score, score)
 
 
 @contextmanager
@@ -52,13 +61,14 @@ def table(summary: dict[str, Any], out: TextIO) -> None:
         return
     first = results[0]
     versus = f"minus {first['learner']}"
-    lines = [(*HEADINGS, versus, "norm")]
+    columns = first["columns"]
+    lines = [("learner", *map(heading, columns), versus, "norm")]
     for row in results:
         gap = row.get(f"minus_{first['learner']}")
         lines.append(
             (
                 row["learner"],
-                *(percent(row[name]) for name in ("accuracy", "recall", "f1")),
+                *(percent(row[name]) for name in columns),
                 percent(gap, sign=True) if gap else "",
                 row["norm"],
             )
@@ -80,14 +90,18 @@ def percent(estimate: Mapping[str, float], *, sign: bool = False) -> str:
 def footnote(summary: dict[str, Any]) -> str:
     """What the table's numbers are."""
     row = summary["results"][0]
-    low, high = row["accuracy_over_classes"]
+    main = row["columns"][0]
+    low, high = row[f"{main}_over_classes"]
+    values = row["labels"] == "values"
     lines = [
         f"{row['episodes']} {row['split']} episodes {row['episodes_hash']}, "
-        f"{span(row['ways'])}-way {span(row['shots'])}-shot, {queries_of(row)}; "
-        "per cent, mean ± 95% interval over episodes, differences paired.",
-        f"Over resampled classes, {row['learner']}'s accuracy lies in {100 * low:.1f} to "
-        f"{100 * high:.1f}. Data: {row['data']}.",
+        f"{'' if values else span(row['ways']) + '-way '}{span(row['shots'])}-shot, "
+        f"{queries_of(row)}; per cent, mean ± 95% interval over episodes, differences paired.",
+        f"Over resampled {row['labels']}, {row['learner']}'s {heading(main)} lies in "
+        f"{100 * low:.1f} to {100 * high:.1f}. Data: {row['data']}.",
     ]
+    if values:
+        lines += value_lines(summary)
     if row["norm"] == "batch":
         lines.append(
             "Norm 'batch' takes its statistics from the query set (transductive): "
@@ -131,11 +145,36 @@ def footnote(summary: dict[str, Any]) -> str:
     return "\n".join([*lines, *calibration_lines(summary)])
 
 
+def value_lines(summary: dict[str, Any]) -> list[str]:
+    """What the scores of values are, and what they come to in the values' own units."""
+    own = [
+        f"{name} {found['mean_absolute_error']:.3g} (sd {found['sd']:.3g})"
+        for name, found in summary.get("values", {}).items()
+    ]
+    return [
+        "R² is 1 - the squared error over the variance of the data set's values; the error is the "
+        "mean absolute one, in hundredths of their standard deviation, which is taken as known."
+    ] + ([f"{summary['results'][0]['learner']} is off by {', '.join(own)}."] if own else [])
+
+
+def interval_lines(found: dict[str, Any]) -> list[str]:
+    """How far the interval about a predicted value can be trusted."""
+    if found["half_width"] is None:
+        return [f"{found['tasks']} meta-validation tasks are too few for an interval."]
+    return [
+        f"Intervals of ± {found['half_width']:.2f} standard deviations, made to hold the truth "
+        f"{100 * found['coverage']:.0f}% of the time on meta-validation, hold it "
+        f"{percent(found['meta_test']['covered'])} on meta-test."
+    ]
+
+
 def calibration_lines(summary: dict[str, Any]) -> list[str]:
     """How far the learner's probabilities can be trusted."""
     found = summary.get("calibration")
     if not found:
         return []
+    if "half_width" in found:
+        return interval_lines(found)
     judged, ways = found["meta_test"], f"{span(summary['results'][0]['ways'])} ways"
     lines = []
     if "threshold" in found:
@@ -160,6 +199,8 @@ def calibration_lines(summary: dict[str, Any]) -> list[str]:
 
 def queries_of(row: dict[str, Any]) -> str:
     """How many queries a class the episodes have, where some classes lack images for all."""
+    if row["labels"] == "values":
+        return f"{row['queries']} queries, {row['queries_mean']} on average"
     if "auroc" in row:
         return (
             f"{row['queries']} queries for each label and as many without, "

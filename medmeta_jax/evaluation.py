@@ -12,10 +12,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from medmeta_jax import parallel, processes
-from medmeta_jax.metrics.classification import confusion, episode_scores
+from medmeta_jax.labels import Kind, kind_of
 from medmeta_jax.metrics.intervals import Estimate, over_classes, over_episodes
-from medmeta_jax.metrics.multi_label import label_scores, pooled_label_scores, sigmoid
-from medmeta_jax.metrics.pooled import over_blocks, pooled_scores, softmax
+from medmeta_jax.metrics.pooled import over_blocks
 from medmeta_jax.types import Array, Examples, MetaLearner, Params
 
 # Episodes of one call, a device: lists of every length share one executable.
@@ -25,8 +24,8 @@ BLOCK = 25
 class Predictions(NamedTuple):
     """Query predictions of a list of episodes, on the host.
 
-    logits: [E, n, ways]; y: [E, n], or [E, n, ways] of several labels; mask: [E, n]; classes:
-    [E, ways], the pool's labels.
+    logits: [E, n, ways]; y: [E, n], or [E, n, ways] of several labels, or [E, n] float of values;
+    mask: [E, n]; classes: [E, ways], the pool's labels.
     """
 
     logits: np.ndarray
@@ -118,62 +117,46 @@ def predict_episodes(
 
 
 class Scores(NamedTuple):
-    """Scores of a learner on a list of episodes, and the predictions that they are of;
-    `per_episode` values are [E]."""
+    """Scores of a learner on a list of episodes, and the predictions that they are of.
 
+    per_episode: by name, [E] each. by_classes: the 95% interval of the first of `kind.columns` when
+    classes are resampled.
+    """
+
+    kind: Kind
     per_episode: dict[str, np.ndarray]
     by_classes: tuple[float, float]
     predictions: Predictions
 
+    @property
+    def main(self) -> np.ndarray:
+        """The score [E] that rows are compared by."""
+        return self.per_episode[self.kind.columns[0]]
+
     def estimate(self, name: str) -> Estimate:
-        """Mean and 95% interval over episodes of "accuracy", "recall" or "f1"."""
+        """Mean and 95% interval over episodes of a score, such as one of `kind.columns`."""
         return over_episodes(self.per_episode[name])
 
     @property
     def headline(self) -> Estimate:
-        """What is chosen by: accuracy, or AUROC where images have several labels."""
-        return self.estimate("auroc" if "auroc" in self.per_episode else "accuracy")
+        """What is chosen by: accuracy of classes, AUROC of several labels, R² of values."""
+        return self.estimate(self.kind.chosen_by)
 
     def pooled(self) -> dict[str, Estimate]:
-        """The scores of all predictions together (`metrics/pooled.py`), with their intervals."""
-        logits, y, mask, classes = self.predictions
-        if y.ndim == 3:
-            return over_blocks(pooled_label_scores, sigmoid(logits), y, mask, classes)
-        return over_blocks(pooled_scores, softmax(logits), y, mask, classes)
-
-
-def guesses(predictions: Predictions) -> np.ndarray:
-    """The way [E, n] each query image is taken for; a wrong one where a logit is not finite."""
-    finite = np.isfinite(predictions.logits).all(-1)
-    wrong = (predictions.y + 1) % predictions.logits.shape[-1]
-    return np.where(finite, predictions.logits.argmax(-1), wrong)
+        """The scores of all predictions together, with their intervals."""
+        return over_blocks(self.kind.pooled, *self.predictions)
 
 
 def score_predictions(predictions: Predictions) -> Scores:
-    """Accuracy, macro recall and macro F1 an episode, and the bootstrap over classes; AUROC too
-    where images have several labels, of which each is told at a probability of a half.
+    """The scores of an episode that follow from what its labels are (`labels.py`), and the
+    bootstrap over classes.
 
     A prediction that is not finite (an adaptation that diverged) counts as wrong.
     """
-    ways = predictions.logits.shape[-1]
-    if predictions.y.ndim == 3:
-        return score_labels(predictions)
-    guess = guesses(predictions)
-    table = confusion(guess, predictions.y, predictions.mask, ways)
-    labels = np.take_along_axis(predictions.classes, predictions.y, axis=1)
-    correct = (guess == predictions.y)[predictions.mask]
-    by_classes = over_classes(correct, labels[predictions.mask])
-    return Scores(episode_scores(table), by_classes, predictions)
-
-
-def score_labels(predictions: Predictions) -> Scores:
-    """`score_predictions` where images have several labels."""
-    logits, y, mask, classes = predictions
-    p = sigmoid(logits)
-    correct = (p >= 0.5) == (y > 0)
-    labels = np.broadcast_to(classes[:, None], y.shape)
-    by_classes = over_classes(correct[mask].ravel(), labels[mask].ravel())
-    return Scores(label_scores(p, y, mask), by_classes, predictions)
+    kind = kind_of(predictions.y)
+    logits, y, mask, _ = predictions
+    by_classes = over_classes(*kind.each(*predictions))
+    return Scores(kind, kind.by_episode(logits, y, mask), by_classes, predictions)
 
 
 def evaluate(

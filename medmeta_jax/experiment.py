@@ -24,15 +24,12 @@ from medmeta_jax.data.pool import pool_hash
 from medmeta_jax.data.splits import SIDES, Split
 from medmeta_jax.evaluation import FixedEpisodes
 from medmeta_jax.feed import Feed, Resident
-from medmeta_jax.losses import (
-    balanced_binary_cross_entropy,
-    ranked_probability,
-)
+from medmeta_jax.labels import SEVERAL, VALUES, Kind, kind_of_pool
 from medmeta_jax.objectives import Objective, cvar, tr_maml
 from medmeta_jax.runs import Run, existing
 from medmeta_jax.streaming import Lists, Stream, stored_sides
 from medmeta_jax.tasks import episode_spec, load_split, streamed
-from medmeta_jax.types import Array, Backbone, MetaLearner
+from medmeta_jax.types import Array, Backbone, Episode, MetaLearner
 
 VAL_SEED, TEST_SEED = 1_000_003, 2_000_003  # the same episodes for every run of a data set
 
@@ -48,6 +45,7 @@ class Experiment(NamedTuple):
 
     config: TrainConfig
     split: Split
+    kind: Kind
     spec: EpisodeSpec
     sampler: Callable[[Array, Any], Any]
     backbone: Backbone
@@ -79,37 +77,47 @@ def outer_optimiser(config: TrainConfig) -> optax.GradientTransformation:
     return optax.chain(clip, makers[config.optimiser](rate))
 
 
-def several(split: Split) -> bool:
-    """Whether images have several labels."""
-    return split.pools["train"].shown is not None
-
-
-def by_labels(config: TrainConfig, several: bool) -> dict[str, Any]:
-    """Arguments of every learner that follow from what a label is: none for plain classes."""
-    if several:
-        return {"loss": balanced_binary_cross_entropy}
-    return {"loss": ranked_probability} if config.ordered else {}
+def kind_of_split(config: TrainConfig, split: Split) -> Kind:
+    """What the labels of a split's images are."""
+    return kind_of_pool(split.pools["train"], ordered=config.ordered)
 
 
 def make_learner(
-    config: TrainConfig, backbone: Backbone, outputs: int, classes: int, *, several: bool = False
+    config: TrainConfig, backbone: Backbone, outputs: int, classes: int, kind: Kind
 ) -> MetaLearner:
     """The configured algorithm over a backbone (ConfigError for a refused argument)."""
     factory = registry.factory("algorithms", config.algorithm)
     arguments = dict(config.hyper)
     if registry.takes("algorithms", config.algorithm, "loss"):
-        arguments |= by_labels(config, several)
+        arguments["loss"] = kind.loss
     if "pool_classes" in registry.defaults("algorithms", config.algorithm):
-        if several:
+        if kind in (SEVERAL, VALUES):
             raise ConfigError(
-                f"algorithm: {config.algorithm} pre-trains a classifier of one label an image, and "
-                "these images have several; take another, such as protonet or maml"
+                f"algorithm: {config.algorithm} pre-trains a classifier of one class an image, and "
+                f"these images have {kind.name}; take another, such as anil or maml"
             )
         arguments["pool_classes"] = classes
     try:
         return factory(backbone, outputs=outputs, **arguments)
     except ValueError as error:
         raise ConfigError(f"hyper: {error}") from None
+
+
+def refuse_if_of_classes(config: TrainConfig, learner: MetaLearner, example: Episode) -> None:
+    """ConfigError where an algorithm is of classes and the labels are values.
+
+    Found by tracing an adaptation, which runs nothing: the file of an algorithm alone knows what
+    it does with a label.
+    """
+
+    def adapted(episode: Episode) -> Any:
+        key = jax.random.key(0)
+        return learner.adapt(learner.init(key, episode.support.x), episode.support, key)
+
+    try:
+        jax.eval_shape(adapted, example)
+    except ValueError as error:
+        raise ConfigError(f"algorithm: {config.algorithm}: {error}") from None
 
 
 def make_backbone(config: TrainConfig) -> Backbone:
@@ -177,10 +185,11 @@ def build(config: TrainConfig) -> Experiment:
     split = load_split(config)
     split = split._replace(pools=parallel.replicate(split.pools, mesh))
     spec = episode_spec(config, split)
-    if several(split) and config.baselines == "all":
+    kind = kind_of_split(config, split)
+    if kind in (SEVERAL, VALUES) and config.baselines == "all":
         raise ConfigError(
-            "baselines: 'all' pre-trains a classifier of one label an image, and these images have "
-            "several; take 'some'"
+            "baselines: 'all' pre-trains a classifier of one class an image, and these images have "
+            f"{kind.name}; take 'some'"
         )
     outputs = bounds(spec.ways)[1]
     try:
@@ -188,14 +197,14 @@ def build(config: TrainConfig) -> Experiment:
     except ValueError as error:
         raise ConfigError(f"rotate_classes: {error}") from None
     check_pool(split.pools["train"], of_training, split.classes["train"], "meta-train")
-    learner = make_learner(
-        config, backbone, outputs, len(split.class_names), several=several(split)
-    )
+    learner = make_learner(config, backbone, outputs, len(split.class_names), kind)
     sampler = functools.partial(sample, spec=of_training)
     train = split.pools["train"]
     one = train._replace(x=jnp.zeros((1, *train.x.shape[1:]), train.x.dtype))
-    example = jax.eval_shape(lambda pool: sampler(jax.random.key(0), pool).support.x, one)
-    example_x = jnp.zeros(example.shape, example.dtype)
+    example = jax.eval_shape(lambda pool: sampler(jax.random.key(0), pool), one)
+    if kind is VALUES:
+        refuse_if_of_classes(config, learner, example)
+    example_x = jnp.zeros(example.support.x.shape, example.support.x.dtype)
     start = start_weights(config.init_from, learner, example_x)
     feed: Feed = Resident(train)
     if "train" in split.images:
@@ -211,6 +220,7 @@ def build(config: TrainConfig) -> Experiment:
     return Experiment(
         config=config,
         split=split,
+        kind=kind,
         spec=spec,
         sampler=sampler,
         backbone=backbone,

@@ -82,6 +82,12 @@ def squared_error(logits: Array, y: Array, mask: Array) -> Array:
     return masked_mean(select(logits - target, mask) ** 2, mask)
 
 
+def gentle_squared_error(logits: Array, y: Array, mask: Array) -> Array:
+    """An eighth of the squared error, with which rates that suit classes suit values too: its
+    curvature is then 1/4, the largest that the logistic loss has, and not 2."""
+    return squared_error(logits, y, mask) / 8
+
+
 def accuracy(logits: Array, y: Array, mask: Array) -> Array:
     """Share of examples whose largest logit is the label. A score, not a loss.
 
@@ -98,6 +104,16 @@ def label_accuracy(logits: Array, y: Array, mask: Array) -> Array:
     Array(0.5, dtype=float32)
     """
     return masked_mean(((logits > 0) == (y > 0)).astype(jnp.float32), mask)
+
+
+def explained(logits: Array, y: Array, mask: Array) -> Array:
+    """1 - the squared error: the share of the variance that is explained, where y is in standard
+    deviations. A score, not a loss. logits: [n, 1], y: [n].
+
+    >>> explained(jnp.array([[0.5], [1.0]]), jnp.array([1.5, 1.0]), jnp.ones(2, bool))
+    Array(0.5, dtype=float32)
+    """
+    return 1 - squared_error(logits, y, mask)
 
 
 def ways_present(support: Examples, outputs: int) -> Array:

@@ -28,6 +28,7 @@ from medmeta_jax import (
 from medmeta_jax.config import TrainConfig
 from medmeta_jax.evaluation import Family, Scores, evaluate
 from medmeta_jax.experiment import Experiment
+from medmeta_jax.labels import Kind
 from medmeta_jax.plan import RAW_CENTROID, SCRATCH, Plan, judged_at
 from medmeta_jax.types import Backbone, MetaLearner, Params
 
@@ -63,7 +64,7 @@ def for_method(plan: Plan, method: str, **hyper: Any) -> Experiment:
         backbone,
         plan.experiment.outputs,
         len(plan.experiment.split.class_names),
-        several=experiments.several(plan.experiment.split),
+        plan.experiment.kind,
     )
     training = experiments.with_augmentation(config, learner)
     return plan.experiment._replace(
@@ -160,7 +161,7 @@ def judge(plan: Plan, method: str, trained: Trained, shots: int) -> tuple[Scores
         made.backbone,
         made.outputs,
         len(made.split.class_names),
-        experiments.several(made.split),
+        made.kind,
     )
     val = judged_at(plan, "val", shots)
     scores, chosen = baselines.searched(family, trained.params, val, test, rates, counts)
@@ -174,13 +175,13 @@ def family_of(
     backbone: Backbone,
     outputs: int,
     classes: int,
-    several: bool,
+    kind: Kind,
 ) -> Family:
     """An algorithm as a function of its inner rate: one program serves every rate."""
 
     def family(rate: Any) -> MetaLearner:
         config = TrainConfig(algorithm=algorithm, hyper={**dict(hyper), "inner_lr": rate})
-        return experiments.make_learner(config, backbone, outputs, classes, several=several)
+        return experiments.make_learner(config, backbone, outputs, classes, kind)
 
     return family
 
@@ -207,7 +208,7 @@ def rows(
                     "scores": {
                         key: np.asarray(v).tolist() for key, v in scores.per_episode.items()
                     },
-                    "accuracy_over_classes": list(scores.by_classes),
+                    "over_classes": list(scores.by_classes),
                     "pooled": {name: v._asdict() for name, v in scores.pooled().items()},
                     "chosen": settings,
                 }

@@ -13,15 +13,12 @@ import numpy as np
 
 from medmeta_jax import baselines, parallel, processes, train, weights
 from medmeta_jax.checkpoint import Checkpoints
-from medmeta_jax.config import TrainConfig
-from medmeta_jax.evaluation import Predictions, evaluate, guesses
-from medmeta_jax.experiment import Experiment, by_labels, several, with_augmentation
-from medmeta_jax.losses import (
-    accuracy,
-    label_accuracy,
-)
+from medmeta_jax.evaluation import Predictions, evaluate
+from medmeta_jax.experiment import Experiment, with_augmentation
+from medmeta_jax.labels import SEVERAL, VALUES, guesses
 from medmeta_jax.metrics.classification import confusion, pool_confusion, quadratic_kappa
 from medmeta_jax.metrics.pooled import over_blocks
+from medmeta_jax.metrics.values import errors
 from medmeta_jax.runs import Run
 from medmeta_jax.types import MetaLearner, Params
 
@@ -58,7 +55,7 @@ def compile_step(experiment: Experiment, learner: MetaLearner) -> Compiled:
             learner,
             experiment.sampler,
             experiment.optimiser,
-            label_accuracy if several(experiment.split) else accuracy,
+            experiment.kind.score,
             meta_batch=config.meta_batch,
             chunk=chunk,
             dispatch=config.dispatch,
@@ -80,7 +77,7 @@ def compile_step(experiment: Experiment, learner: MetaLearner) -> Compiled:
 def validation(
     experiment: Experiment, learner: MetaLearner, steps: int | None = None
 ) -> Callable[[Params], float]:
-    """Mean accuracy (AUROC, of several labels) on the fixed meta-validation episodes.
+    """The mean of `Kind.chosen_by` on the fixed meta-validation episodes.
 
     A learner with inner steps is told their number, since then the final evaluation, which
     varies it, is the same program.
@@ -122,7 +119,7 @@ def train_run(
             told_to_stop=told_to_stop,
         ):
             if processes.is_first():
-                run.log(record_of(report, config))
+                run.log(record_of(report, experiment))
             if report.progress is not None:
                 checkpoints.save(report.step, report.progress)
             yield report
@@ -130,16 +127,16 @@ def train_run(
         checkpoints.close()
 
 
-def record_of(report: train.Report, config: TrainConfig) -> dict[str, Any]:
+def record_of(report: train.Report, experiment: Experiment) -> dict[str, Any]:
     """One line of metrics.jsonl."""
-    steps = len(report.metrics.loss)
+    steps, kind = len(report.metrics.loss), experiment.kind
     return {
         "step": report.step,
         "loss": float(report.metrics.loss.mean()),
-        "accuracy": float(report.metrics.score.mean()),
+        kind.columns[0]: float(report.metrics.score.mean()),
         "grad_norm": float(report.metrics.grad_norm.mean()),
-        "valid_accuracy": report.valid,
-        "episodes_per_s": steps * config.meta_batch / report.seconds,
+        f"valid_{kind.chosen_by}": report.valid,
+        "episodes_per_s": steps * experiment.config.meta_batch / report.seconds,
     }
 
 
@@ -168,7 +165,7 @@ def task_of(
         val=experiment.val,
         test=experiment.test,
         pretrain=functools.partial(pretrain, experiment, told_to_stop),
-        given=by_labels(experiment.config, several(experiment.split)),
+        kind=experiment.kind,
     )
 
 
@@ -195,14 +192,39 @@ def judge(
     )
 
 
+def by_value(experiment: Experiment, predictions: Predictions) -> dict[str, Any]:
+    """For each thing that was measured, in its own units: "mean_absolute_error" and "rmse" over all
+    predictions together, and "sd", the standard deviation of the meta-test images' values.
+
+    Empty where labels are no values.
+    """
+    if experiment.kind is not VALUES:
+        return {}
+    pool = experiment.split.pools["test"]
+    found = {}
+    for name, label, sd in zip(
+        experiment.split.classes["test"], np.asarray(pool.labels), np.asarray(pool.spread),
+        strict=True,
+    ):  # fmt: skip
+        own = predictions.classes[:, 0] == label
+        if own.any():
+            off = errors(predictions.logits, predictions.y)[own][predictions.mask[own]] * float(sd)
+            found[name] = {
+                "mean_absolute_error": float(np.abs(off).mean()),
+                "rmse": float(np.sqrt((off**2).mean())),
+                "sd": float(sd),
+            }
+    return found
+
+
 def by_class(experiment: Experiment, predictions: Predictions) -> dict[str, Any]:
     """Which meta-test class the queries of each were taken for, over all episodes together:
     "classes", "counts" [true][predicted] and "absent", how many were taken for a way that their
     episode does not have; for grades "quadratic_kappa" too.
 
-    Empty where images have several labels, which are not taken for one another.
+    Empty where images have several labels or values, which are not taken for one another.
     """
-    if predictions.y.ndim == 3:
+    if experiment.kind in (SEVERAL, VALUES):
         return {}
     labels = np.asarray(experiment.split.pools["test"].labels)
     order = np.argsort(labels)
@@ -213,7 +235,8 @@ def by_class(experiment: Experiment, predictions: Predictions) -> dict[str, Any]
         ways = predictions.logits.shape[-1]
         return pool_confusion(confusion(guess, y, mask, ways), classes, len(labels))
 
-    arrays = (guesses(predictions), predictions.y, predictions.mask, places)
+    guess = guesses(predictions.logits, predictions.y)
+    arrays = (guess, predictions.y, predictions.mask, places)
     counts = table(*arrays)
     found: dict[str, Any] = {
         "classes": list(experiment.split.classes["test"]),

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -75,9 +76,20 @@ def write_config(run: Run, config: dict[str, Any]) -> None:
     write_whole(run.config, yaml.safe_dump(config, sort_keys=False))
 
 
+def portable(name: str) -> str:
+    """A name that every file system takes, and every shell without quotes.
+
+    >>> portable("maml-tfds:colorectal_histology")
+    'maml-tfds-colorectal_histology'
+    """
+    return re.sub("[^A-Za-z0-9._-]+", "-", name).strip("-.")
+
+
 def create(name: str, config: dict[str, Any]) -> Run:
-    """A new run directory under `MEDMETA_RUNS` (default ./runs), never an existing one."""
+    """A new run directory under `MEDMETA_RUNS` (default ./runs), never an existing one; its name is
+    the time and `portable(name)`."""
     root = Path(os.environ.get("MEDMETA_RUNS") or "runs")
+    name = portable(name)
     stamp = time.strftime("%Y%m%d-%H%M%S")
     for attempt in range(100):
         folder = root / (f"{stamp}-{name}" + (f"-{attempt}" if attempt else ""))

@@ -71,7 +71,7 @@ def slots(pool: Pool, spec: EpisodeSpec) -> int:
 
 
 class Reading(NamedTuple):
-    """What a dispatch needs, on the host, by device: rows [U, H, W, C] and episodes [E, ...]."""
+    """What a dispatch needs, on the host, by device: rows [U, *spatial, C], episodes [E, ...]."""
 
     keys: Array
     rows: dict[jax.Device, np.ndarray]

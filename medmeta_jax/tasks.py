@@ -93,8 +93,12 @@ def episode_spec(config: TrainConfig, split: Split) -> EpisodeSpec:
     within = config.within
     if within == "auto":
         within = "domain" if config.also else "any"
+    values = split.pools["train"].values is not None
+    if values and config.ways is not None:
+        raise ConfigError("ways: images have values, of which an episode is of one; leave it out")
+    fewest = 1 if values else min(5, fewest_classes(split, within))
     spec = EpisodeSpec(
-        ways=config.ways if config.ways is not None else min(5, fewest_classes(split, within)),
+        ways=fewest if config.ways is None else config.ways,
         shots=config.shots,
         queries=config.queries,
         disjoint=disjoint,

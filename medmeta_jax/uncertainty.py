@@ -5,7 +5,8 @@ checkpoint. The promise of the sets holds for new tasks of these classes; how fa
 the meta-test classes, which are another distribution, is measured and reported.
 
 Where images have several labels, each label of an image is a question of two answers, absent
-and present, and the temperature and the sets are of these: a set of both abstains.
+and present, and the temperature and the sets are of these: a set of both abstains. Where they have
+values, there is an interval about the prediction in place of a set.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from medmeta_jax.evaluation import (
     predict_episodes,
 )
 from medmeta_jax.experiment import Experiment
+from medmeta_jax.labels import SEVERAL, VALUES
 from medmeta_jax.metrics import calibration as sets, multi_label
 from medmeta_jax.metrics.calibration import Calibration
 from medmeta_jax.metrics.intervals import over_episodes
 from medmeta_jax.metrics.pooled import over_blocks, probability_scores, softmax
+from medmeta_jax.metrics.values import errors
 from medmeta_jax.types import Params
 
 CALIBRATION_SEED = 3_000_003
@@ -104,6 +107,37 @@ def threshold_report(
             key: over_episodes(scores[key])._asdict() for key in ("recall", "f1")
         }
     return found
+
+
+def interval_report(
+    experiment: Experiment, params: Params, predictions: Predictions, *, coverage: float = COVERAGE
+) -> dict[str, Any]:
+    """Where images have values: the half-width of an interval about the prediction that holds the
+    truth, fitted on meta-validation tasks as the sets of classes are, and how often it does on
+    predictions that it was not fitted on. In standard deviations of the values."""
+    count = experiment.config.val_episodes
+    tasks = validation_tasks(experiment, params, CALIBRATION_SEED, count)
+    half = sets.pooled_quantile(np.abs(errors(tasks.logits, tasks.y)), tasks.mask, coverage)
+    held = (np.abs(errors(predictions.logits, predictions.y)) <= half) & predictions.mask
+    covered = held.sum(1) / predictions.mask.sum(1)
+    return {
+        "half_width": None if np.isinf(half) else half,
+        "coverage": coverage,
+        "tasks": count,
+        "meta_test": {"covered": over_episodes(covered)._asdict()},
+    }
+
+
+def of_run(experiment: Experiment, params: Params, predictions: Predictions) -> dict[str, Any]:
+    """What is fitted on meta-validation for a run, and how it does on meta-test predictions; by
+    what the labels are."""
+    if experiment.kind is VALUES:
+        return interval_report(experiment, params, predictions)
+    found = report(calibrate(experiment, params), predictions)
+    if experiment.kind is not SEVERAL:
+        return found
+    labels = threshold_report(experiment, params, predictions)
+    return {**found, **labels, "meta_test": found["meta_test"] | labels["meta_test"]}
 
 
 def report(calibration: Calibration, predictions: Predictions) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def train(
     progress = running.restore_progress(experiment, run)
     console.say(
         f"best       step {int(progress.best_step)}, "
-        f"meta-validation {'AUROC' if experiments.several(experiment.split) else 'accuracy'} "
+        f"meta-validation {console.heading(experiment.kind.chosen_by)} "
         f"{100 * float(progress.best_score):.1f}"
     )
     return evaluate_run(experiment, run, progress.best_params, seconds, told_to_stop)
@@ -209,17 +209,17 @@ def side_by_side(chunk: int) -> str:
 
 def train_loop(experiment: Experiment, step: Any, run: Run, resume: bool, stop: Stop) -> None:
     """Train with a bar on a terminal, and a line at each meta-validation."""
-    config = experiment.config
+    config, main = experiment.config, experiment.kind.columns[0]
     reports = running.train_run(experiment, step, run, resume=resume, told_to_stop=stop)
     try:
         with console.bar("training", config.meta_steps) as advance:
             for report in reports:
-                record = running.record_of(report, config)
+                record = running.record_of(report, experiment)
                 text = f"loss {record['loss']:.3f}  {record['episodes_per_s']:.0f} episodes/s"
                 advance(report.step, text)
                 if report.valid is not None:
                     console.say(
-                        f"step {report.step:5d}  {text}  train {100 * record['accuracy']:.1f}  "
+                        f"step {report.step:5d}  {text}  train {100 * record[main]:.1f}  "
                         f"meta-validation {100 * report.valid:.1f}"
                     )
     except NonFiniteError as error:
@@ -260,24 +260,23 @@ def evaluate_run(
     """The table of a trained learner; written into the run where one is given."""
     began = time.perf_counter()
     facts = running.facts(experiment, running.task_of(experiment))
+    main = experiment.kind.columns[0]
     found: list[dict[str, Any]] = []
     first = None
     for row in running.judge(experiment, params, told_to_stop):
         first = first or row
         found.append(baselines.result(row, first, facts))
-        console.say(f"evaluated  {row.learner}: {console.percent(found[-1]['accuracy'])}")
+        console.say(f"evaluated  {row.learner}: {console.percent(found[-1][main])}")
         stop_if_told(told_to_stop, run)
     assert first is not None  # `judge` yields the learner's own row, whatever else
     predictions = first.scores.predictions
-    honest = uncertainty.report(uncertainty.calibrate(experiment, params), predictions)
-    if experiments.several(experiment.split):
-        labels = uncertainty.threshold_report(experiment, params, predictions)
-        honest = {**honest, **labels, "meta_test": honest["meta_test"] | labels["meta_test"]}
+    honest = uncertainty.of_run(experiment, params, predictions)
     seconds = {**seconds, "eval": time.perf_counter() - began}
     summary = {
         "results": found,
         "calibration": honest,
         "confusion": running.by_class(experiment, predictions),
+        "values": running.by_value(experiment, predictions),
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "device": jax.devices()[0].device_kind,
         "versions": runs.versions(),

@@ -324,7 +324,7 @@ def test_a_sources_own_options_are_flags_of_data_prepare(
     assert (given.source, given.out) == (str(archive), "x")
     assert read == {"plane": "coronal", "step": 1}
     monkeypatch.undo()
-    assert cli.parse_prepare([str(archive), "--out", "x"])[1] == {"slices": 4}
+    assert cli.parse_prepare([str(archive), "--out", "x"])[1] == {"slices": 4, "whole": False}
 
 
 def test_data_prepare_then_train(medmeta, archive: Path, tmp_path: Path) -> None:

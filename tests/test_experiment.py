@@ -21,11 +21,12 @@ from medmeta_jax import (
     uncertainty,
 )
 from medmeta_jax.checkpoint import Checkpoints
-from medmeta_jax.config import TrainConfig
+from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.data import folder
 from medmeta_jax.data.samples import DataError
 from medmeta_jax.evaluation import Predictions, evaluate, sample_key
 from medmeta_jax.experiment import Experiment
+from medmeta_jax.labels import CLASSES, SEVERAL, VALUES
 from medmeta_jax.metrics import multi_label
 
 from .conftest import write_toy
@@ -96,7 +97,7 @@ def test_each_side_is_judged_on_its_own_classes(experiment: Experiment, side: st
 def test_the_difference_is_row_minus_learner() -> None:
     def row(name: str, accuracy: list[float]) -> baselines.Row:
         values = {key: np.asarray(accuracy) for key in ("accuracy", "recall", "f1")}
-        return baselines.Row(name, "none", baselines.Scores(values, (0.0, 1.0), RIGHT), {})
+        return baselines.Row(name, "none", baselines.Scores(CLASSES, values, (0.0, 1.0), RIGHT), {})
 
     first, worse = row("maml", [0.8, 0.9, 0.7]), row("scratch", [0.5, 0.7, 0.3])
     found = baselines.result(worse, first, {})
@@ -112,7 +113,8 @@ def test_settings_are_chosen_on_meta_validation_and_are_the_best(
     def scored(family, params, episodes, *, steps, settings):
         seen.append((episodes.pool is experiment.val.pool, settings[0], steps))
         value = 0.9 if (settings[0], steps) == (0.2, 20) else 0.1
-        return baselines.Scores({"accuracy": np.array([value, value])}, (0.0, 1.0), RIGHT)
+        scores = {"accuracy": np.array([value, value])}
+        return baselines.Scores(CLASSES, scores, (0.0, 1.0), RIGHT)
 
     monkeypatch.setattr(baselines, "evaluate", scored)
     row = baselines.scratch(running.task_of(experiment))
@@ -233,7 +235,7 @@ def findings(where: Path) -> TrainConfig:
 def test_several_labels_from_end_to_end(tmp_path: Path) -> None:
     """Trained, chosen by AUROC, and told at a threshold of meta-validation alone."""
     made = experiments.build(findings(tmp_path))
-    assert experiments.several(made.split)
+    assert made.kind is SEVERAL
     step = running.compile_step(made, made.training).step
     params = running.fit_quietly(made, step, inner_steps=1).best_params
     row = next(iter(running.judge(made, params)))
@@ -297,3 +299,67 @@ def test_grades_have_a_kappa_and_classes_a_confusion(experiment: Experiment) -> 
     wrong = RIGHT._replace(classes=classes, y=RIGHT.y[:, ::-1])
     for predictions, kappa in ((RIGHT._replace(classes=classes), 1.0), (wrong, -1.0)):
         assert running.by_class(graded, predictions)["quadratic_kappa"]["mean"] == kappa
+
+
+def measured_images(where: Path) -> str:
+    """Images as bright as one value, and as wide as another."""
+    rng = np.random.default_rng(0)
+    values = rng.uniform(0, 1, (120, 2)).astype(np.float32)
+    images = np.zeros((120, 8, 8), np.uint8)
+    for image, (bright, wide) in zip(images, values, strict=True):
+        image[2:6, : 1 + int(7 * wide)] = 60 + int(190 * bright)
+        image[7] = rng.integers(0, 9, 8)  # no two are the same
+    path = where / "measured.npz"
+    np.savez(path, images=images, values=values, value_names=["bright", "wide"])
+    return str(path)
+
+
+def test_values_from_end_to_end(tmp_path: Path) -> None:
+    """Trained, chosen by R², beside the support's mean, and told in their own units."""
+    config = dataclasses.replace(
+        CONFIG, data=measured_images(tmp_path), shots=5, queries=5, algorithm="r2d2", hyper={}
+    )
+    made = experiments.build(config)
+    assert made.kind is VALUES
+    assert made.outputs == 1
+    step = running.compile_step(made, made.training).step
+    params = running.fit_quietly(made, step).best_params
+    rows = {row.learner: row for row in running.judge(made, params)}
+    assert list(rows) == ["r2d2", "r2d2-untrained", "scratch", "support-mean"]
+    own, mean = rows["r2d2"].scores, rows["support-mean"].scores
+    assert own.estimate("r2").mean > mean.estimate("r2").mean + 0.2
+    y, mask = mean.predictions.y, mean.predictions.mask
+    assert mean.estimate("r2").mean == pytest.approx(
+        np.mean([1 - (y[e][mask[e]] ** 2).mean() for e in range(len(y))]), abs=1e-5
+    )
+    facts = running.facts(made, running.task_of(made))
+    assert (facts["ways"], facts["queries_mean"], facts["labels"]) == (1, 5.0, "values")
+    found = baselines.result(rows["support-mean"], rows["r2d2"], facts)
+    gap = mean.estimate("r2").mean - own.estimate("r2").mean
+    assert found["minus_r2d2"]["mean"] == pytest.approx(gap)
+    units = running.by_value(made, own.predictions)
+    assert set(units) == {"bright", "wide"}
+    spread = np.asarray(made.split.pools["test"].spread)
+    for place, of in enumerate(units.values()):
+        here = own.predictions.classes[:, 0] == place
+        off = (own.predictions.logits[here, :, 0] - y[here])[mask[here]] * spread[place]
+        assert of["mean_absolute_error"] == pytest.approx(np.abs(off).mean(), rel=1e-4)
+    honest = uncertainty.of_run(made, params, own.predictions)
+    held = np.abs(own.predictions.logits[..., 0] - y) <= (honest["half_width"] or np.inf)
+    assert honest["meta_test"]["covered"]["mean"] == pytest.approx((held & mask).sum() / mask.sum())
+    assert running.by_class(made, own.predictions) == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"algorithm": "protonet", "hyper": {}}, "algorithm: protonet: has a prototype for each"),
+        ({"algorithm": "linear_probe", "hyper": {}}, "linear_probe pre-trains a classifier of one"),
+        ({"baselines": "all"}, "baselines: 'all' pre-trains a classifier of one class an image"),
+        ({"ways": 2}, "ways: images have values, of which an episode is of one; leave it out"),
+    ],
+)
+def test_what_values_cannot_be_is_refused(tmp_path: Path, changes: dict, says: str) -> None:
+    config = dataclasses.replace(CONFIG, data=measured_images(tmp_path), **changes)
+    with pytest.raises(ConfigError, match=says):
+        experiments.build(config)

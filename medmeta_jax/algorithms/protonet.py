@@ -41,7 +41,15 @@ class Adapted(NamedTuple):
 
 
 def class_means(features: Array, support: Examples, ways: int) -> Array:
-    """Mean feature of each way's support: [n, F] -> [ways, F], 0 where a way is absent."""
+    """Mean feature of each way's support: [n, F] -> [ways, F], 0 where a way is absent.
+
+    Raises ValueError where labels are values.
+    """
+    if not jnp.issubdtype(support.y.dtype, jnp.integer):
+        raise ValueError(
+            "has a prototype for each class, and these labels are values; take one that has a "
+            "linear head, such as anil, maml or r2d2"
+        )
     return means_of(features, jax.nn.one_hot(support.y, ways, dtype=jnp.bool_), support.mask)
 
 

@@ -2,7 +2,8 @@
 
     W = Xᵀ (X Xᵀ + λ I)⁻¹ Y;    logits(x) = s f(x) W + b
 
-X [n, F] are the support's features, Y [n, ways] its one-hot labels. The inverse is of the
+X [n, F] are the support's features, Y [n, ways] its one-hot labels, or [n, 1] its values, of which
+s is 1 and b is 0. The inverse is of the
 support's size, not of the features', and is differentiated as any other function. λ, s and
 b are learned with the body.
 
@@ -83,7 +84,10 @@ def r2d2(
     def adapt(theta: Params, support: Examples, key: Array, steps: Any = None) -> Adapted:
         del key, steps
         features, stats = backbone.apply(theta["body"], support.x, support.mask)
-        if support.y.ndim == 1:
+        values = not jnp.issubdtype(support.y.dtype, jnp.integer)
+        if values:
+            targets = support.y.astype(features.dtype).reshape(-1, outputs)
+        elif support.y.ndim == 1:
             targets = jax.nn.one_hot(support.y, outputs, dtype=features.dtype)
         else:  # several labels: 1 where one is shown, -1 where it is not
             targets = 2 * support.y.astype(features.dtype) - 1
@@ -91,8 +95,10 @@ def r2d2(
         learned = {name: leaf.astype(features.dtype) for name, leaf in theta["ridge"].items()}
         weights = ridge(select(features, support.mask), labels, jnp.exp(learned["log_strength"]))
         present = ways_present(support, outputs)
-        scale = jnp.exp(learned["log_scale"])
-        return Adapted(theta["body"], weights, scale, learned["bias"], stats, present)
+        scale, bias = jnp.exp(learned["log_scale"]), learned["bias"]
+        if values:
+            scale, bias = jnp.ones_like(scale), jnp.zeros_like(bias)
+        return Adapted(theta["body"], weights, scale, bias, stats, present)
 
     def predict(adapted: Adapted, x: PyTree, mask: Array) -> Array:
         features, _ = backbone.apply(adapted.body, x, mask, adapted.stats)

@@ -20,8 +20,9 @@ class Op(NamedTuple):
     """One random change of one image, of which exactly one kind is given.
 
     affine: key -> [3, 3], from output to input coordinates (row, column, 1), the image
-        spanning [-1, 1] along each axis. Moves label maps with the image.
-    intensity: (key, image [H, W, C]) -> image. Leaves label maps alone.
+        spanning [-1, 1] along each axis. Moves label maps with the image, and every slice of a
+        volume alike.
+    intensity: (key, image [H, W, C] or [D, H, W, C]) -> image. Leaves label maps alone.
     """
 
     affine: Callable[[Array], Array] | None = None
@@ -36,7 +37,8 @@ def affine(rows: Sequence[Sequence[Array | float]]) -> Array:
 def apply_ops(
     ops: Sequence[Op], key: Array, image: Array, label_map: Array | None = None
 ) -> tuple[Array, Array | None]:
-    """Apply a chain to image [H, W, C] and, where given, its label map [H, W] int.
+    """Apply a chain to image [H, W, C] and, where given, its label map [H, W] int; or to a volume
+    [D, H, W, C] and [D, H, W], in the plane of its slices, by one matrix for all of them.
 
     Images are read bilinearly, label maps at the nearest pixel, edges are repeated.
     """
@@ -46,13 +48,15 @@ def apply_ops(
         if op.affine is not None:
             matrix = matrix @ op.affine(op_key)
     if any(op.affine is not None for op in ops):
-        places = source_places(matrix, image.shape[0], image.shape[1])
-        image = jax.vmap(
-            lambda plane: map_coordinates(plane, places, order=1, mode="nearest"), -1, -1
-        )(image)
+        places = source_places(matrix, image.shape[-3], image.shape[-2])
+        planes = jnp.moveaxis(image, -1, 0)  # [C, H, W] or [C, D, H, W]
+        moved = jax.vmap(lambda plane: map_coordinates(plane, places, order=1, mode="nearest"))(
+            planes.reshape(-1, *planes.shape[-2:])
+        )
+        image = jnp.moveaxis(moved.reshape(planes.shape), 0, -1)
         if label_map is not None:
             rows, columns = (jnp.round(place).astype(jnp.int32) for place in places)
-            label_map = label_map.at[rows, columns].get(mode="clip")
+            label_map = label_map.at[..., rows, columns].get(mode="clip")
     for op, op_key in zip(ops, keys, strict=True):
         if op.intensity is not None:
             image = op.intensity(op_key, image)
@@ -73,9 +77,10 @@ def source_places(matrix: Array, height: int, width: int) -> list[Array]:
 
 
 def augment_examples(ops: Sequence[Op], key: Array, examples: Examples) -> Examples:
-    """Every example with its own draw of the chain; label maps [n, H, W] move along."""
+    """Every example with its own draw of the chain; label maps [n, H, W] or [n, D, H, W] move
+    along."""
     keys = jax.random.split(key, examples.mask.shape[0])
-    label_maps = examples.y if examples.y.ndim == 3 else None
+    label_maps = examples.y if examples.y.ndim == examples.x.ndim - 1 else None
     x, moved = jax.vmap(lambda *each: apply_ops(ops, *each))(keys, examples.x, label_maps)
     return examples._replace(x=x, y=examples.y if moved is None else moved)
 

@@ -51,7 +51,7 @@ class Norm(nn.Module):
         size: tuple[int, int] = (0, 0),
         of_set: Callable[[], norms.Moments] | None = None,
     ) -> Any:
-        """Normalise x [n, H, W, C]; or normalise and max-pool the corners of such an image.
+        """Normalise x [n, *spatial, C]; or normalise and max-pool the corners of an image.
 
         `size` is the image's (H, W), for corners. `of_set` computes the set's statistics
         where there is a shorter way to them than x.
@@ -93,9 +93,9 @@ def measured(x: Any, mask: Array, size: tuple[int, int]) -> norms.Moments:
 
 
 class Conv(nn.Module):
-    """A convolution through `ops`, padding SAME.
+    """A convolution through `ops`, padding SAME: of images, or of volumes with a cubic kernel.
 
-    Where the form "winograd" does not apply (stride 2, other kernels), "auto" stands in.
+    Where the form "winograd" does not apply (stride 2, other kernels, volumes), "auto" stands in.
 
     With `corners`, a 3x3 one gives the corners of its image (`ops/winograd.py`) and its kernel.
     """
@@ -109,7 +109,8 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Any:
-        shape = (self.size, self.size, x.shape[-1], self.features)
+        axes = x.ndim - 2
+        shape = (*(self.size,) * axes, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape)
         bias: Array | float = 0.0
         if self.use_bias:
@@ -117,7 +118,7 @@ class Conv(nn.Module):
         if self.corners:
             corners = conv_corners(x, kernel)
             return tuple(part + bias for part in corners) if self.use_bias else corners, kernel
-        other = self.form == "winograd" and (self.size, self.stride) != (3, 1)
+        other = self.form == "winograd" and (axes, self.size, self.stride) != (2, 3, 1)
         y = conv(x, kernel, stride=self.stride, form="auto" if other else self.form)
         return y + bias if self.use_bias else y
 
@@ -126,7 +127,8 @@ class ConvNormPool(nn.Module):
     """3x3 convolution, norm, ReLU and 2x2 max-pool, where the map is large enough to pool.
 
     On corners the pool comes before the ReLU: the two commute, and a quarter of the pixels is
-    left to do. On few channels they come from patches, and so do the norm's statistics.
+    left to do. On few channels they come from patches, and so do the norm's statistics. Volumes
+    have no corners: 3x3x3 by patches, and 2x2x2.
     """
 
     features: int
@@ -135,12 +137,12 @@ class ConvNormPool(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, mask: Array) -> Array:
-        size, channels = (x.shape[1], x.shape[2]), x.shape[3]
-        pools = min(size) >= 2
+        spatial, channels = x.shape[1:-1], x.shape[-1]
+        pools = min(spatial) >= 2
         few = channels <= FEW_CHANNELS
-        chosen = choose((3, 3, channels, self.features), 1, "SAME", size)
-        by_cells = self.form == "winograd" or (
-            self.form == "auto" and (few or chosen == "winograd")
+        chosen = choose((*(3,) * len(spatial), channels, self.features), 1, "SAME", spatial)
+        by_cells = len(spatial) == 2 and (
+            self.form == "winograd" or (self.form == "auto" and (few or chosen == "winograd"))
         )
         conv3 = Conv(
             self.features, self.norm == "none", self.form, corners=pools and by_cells, name="conv"
@@ -151,4 +153,4 @@ class ConvNormPool(nn.Module):
             return max_pool(y) if pools else y
         corners, kernel = conv3(x)
         of_set = functools.partial(cells.moments_from_patches, x, kernel, mask) if few else None
-        return nn.relu(norm(corners, mask, size, of_set))
+        return nn.relu(norm(corners, mask, (spatial[0], spatial[1]), of_set))

@@ -40,7 +40,7 @@ def conv4(
     norm: norms.NormPolicy = "support",
     form: Form = "auto",
 ) -> Backbone:
-    """Conv4 as a backbone: [n, H, W, C] float -> [n, F] features.
+    """Conv4 as a backbone: [n, H, W, C] or [n, D, H, W, C] float -> [n, F] features.
 
     Args:
       width: channels of each block.
@@ -51,8 +51,9 @@ def conv4(
         "group" (each example by itself) or "none".
       form: how convolutions are computed, see `ops.conv`.
 
-    The input's size and channels are read from the example at `init`. F is
-    `widths[-1] * h * w`, where each pool halves h and w while they are at least 2.
+    The input's size and channels are read from the example at `init`; of volumes, kernels are
+    3x3x3 and pools 2x2x2. F is `widths[-1] * h * w`, where each pool halves h and w while they
+    are at least 2.
 
     >>> import jax, jax.numpy as jnp
     >>> backbone = conv4(width=8)

@@ -6,7 +6,7 @@ from medmeta_jax.types import Array, Backbone, Params, PyTree
 
 
 def pixels(*, norm: str = "none") -> Backbone:
-    """[n, H, W, C] -> [n, H * W * C]. Has no parameters, and no norm but "none".
+    """[n, *spatial, C] -> [n, all of an image's values]. Has no parameters, and no norm but "none".
 
     >>> import jax.numpy as jnp
     >>> pixels().apply({}, jnp.ones((2, 4, 4, 1)), jnp.ones(2, bool))[0].shape

@@ -42,7 +42,7 @@ class Block(nn.Module):
             y = nn.leaky_relu(y, SLOPE) if i < 2 else y
         skip = Norm(self.norm)(Conv(self.width, biased, self.form, size=1)(x), mask)
         out = nn.leaky_relu(y + skip, SLOPE)
-        return max_pool(out) if min(out.shape[1:3]) >= 2 else out
+        return max_pool(out) if min(out.shape[1:-1]) >= 2 else out
 
 
 class ResNet12(nn.Module):
@@ -56,7 +56,7 @@ class ResNet12(nn.Module):
     def __call__(self, x: Array, mask: Array) -> Array:
         for width in self.widths:
             x = Block(width, self.norm, self.form)(x, mask)
-        return x.mean((1, 2))
+        return x.mean(tuple(range(1, x.ndim - 1)))
 
 
 def resnet12(
@@ -66,7 +66,7 @@ def resnet12(
     norm: norms.NormPolicy = "support",
     form: Form = "auto",
 ) -> Backbone:
-    """ResNet-12 as a backbone: [n, H, W, C] float -> [n, F] features.
+    """ResNet-12 as a backbone: [n, H, W, C] or [n, D, H, W, C] float -> [n, F] features.
 
     Args:
       width: channels of the first block; the others keep the proportions 2.5, 5 and 10.

@@ -62,11 +62,11 @@ class ResNet18(nn.Module):
         kind = {"size": 7, "stride": 2} if large else {}
         stem = Conv(self.widths[0], self.norm == "none", self.form, name="stem", **kind)
         x = nn.relu(Norm(self.norm, name="stem_norm")(stem(x), mask))
-        x = max_pool(x) if large and min(x.shape[1:3]) >= 2 else x
+        x = max_pool(x) if large and min(x.shape[1:-1]) >= 2 else x
         for stage, width in enumerate(self.widths):
             for i in range(BLOCKS):
                 x = Block(width, 2 if stage and not i else 1, self.norm, self.form)(x, mask)
-        return x.mean((1, 2))
+        return x.mean(tuple(range(1, x.ndim - 1)))
 
 
 def resnet18(
@@ -77,7 +77,7 @@ def resnet18(
     norm: norms.NormPolicy = "support",
     form: Form = "auto",
 ) -> Backbone:
-    """ResNet-18 as a backbone: [n, H, W, C] float -> [n, F] features.
+    """ResNet-18 as a backbone: [n, H, W, C] or [n, D, H, W, C] float -> [n, F] features.
 
     Args:
       width: channels of the first stage; the others have 2, 4 and 8 times as many.

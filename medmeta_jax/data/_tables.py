@@ -10,6 +10,7 @@ from pathlib import Path
 
 from medmeta_jax.data.samples import DataError
 
+AGAIN = "download it again"  # the remedy of a table that is not the user's own
 LOOKED_AT = 1000  # files of a folder, before it is taken not to be of a layout
 
 
@@ -54,11 +55,17 @@ def check_option(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise DataError(f"the option {name} must be one of {', '.join(choices)}, got {value!r}")
 
 
-def read_table(path: Path, needs: tuple[str, ...]) -> Iterator[dict[str, str]]:
+def read_table(
+    path: Path, needs: tuple[str, ...], *, remedy: str = "repair it"
+) -> Iterator[dict[str, str]]:
     """The rows of a comma-separated table in turn: cells by column, stripped of spaces.
 
     Columns without a name and blank lines are passed over. Raises DataError naming the file and
     the column or line where the table is damaged, has no rows, or lacks one of `needs`.
+
+    Args:
+      remedy: what to do about a damaged one. The user's own can be repaired; of a table that
+        comes with its data set say `AGAIN`.
     """
     columns: list[tuple[int, str]] = []
     empty = True
@@ -76,14 +83,14 @@ def read_table(path: Path, needs: tuple[str, ...]) -> Iterator[dict[str, str]]:
                 if len(cells) <= columns[-1][0]:
                     raise DataError(
                         f"{path}: line {reader.line_num} has {len(cells)} cells and the header "
-                        f"names {len(columns)}; repair it, or download the table again"
+                        f"names {len(columns)}; {remedy}"
                     )
                 empty = False
                 yield {name: cells[place] for place, name in columns}
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: not a readable table ({error}); download it again") from None
+        raise DataError(f"{path}: not a readable table ({error}); {remedy}") from None
     if empty:
-        raise DataError(f"{path}: has no rows; download it again")
+        raise DataError(f"{path}: has no rows; {remedy}")
 
 
 def check_columns(path: Path, found: set[str], needs: tuple[str, ...]) -> None:

@@ -14,20 +14,13 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from medmeta_jax.data._cuts import about, check_cut, cut
 from medmeta_jax.data._tables import check_option, first_names
-from medmeta_jax.data._volumes import (
-    Volume,
-    check_cut,
-    check_grid,
-    cut,
-    read_mask,
-    read_volume,
-    stem_of,
-)
+from medmeta_jax.data._volumes import Volume, check_grid, read_mask, read_volume, stem_of
 from medmeta_jax.data.records import TEXT_NAMES, TEXT_SUFFIXES, Catalogue, Record, Unit
 from medmeta_jax.data.samples import DataError
 
@@ -38,7 +31,7 @@ CONTRASTS = {
 KNOWN = {ending: name for name, endings in CONTRASTS.items() for ending in endings}
 GRADES = ("HGG", "LGG")
 REGIONS = {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)}
-INNERMOST = ("none", "oedema", "core", "enhancing")  # by how many regions a slice shows
+INNERMOST = ("none", "oedema", "core", "enhancing")  # by how many regions an image shows
 
 
 class Subject(NamedTuple):
@@ -65,19 +58,25 @@ def recognises(source: str) -> bool:
 
 def catalogue(
     source: str, *, contrast: str = "all", label: str = "region", plane: str = "axial",
-    slices: int = 16, spacing: float = 0.0, intensity: str = "percentile", missing: str = "fail",
+    slices: int = 16, patches: int = 0, edge: float = 32.0, spacing: float = 0.0,
+    intensity: str = "percentile", missing: str = "fail",
 ) -> Catalogue:  # fmt: skip
     """The subjects, a unit each. Raises DataError naming what is wrong.
 
     Args:
       contrast: "t1", "t1ce", "t2", "flair", or "all", each with images of its own.
-      label: "region": the innermost region that a slice shows, one of `INNERMOST`; "regions": all
-        that it shows, of WT, TC and ET; "grade": HGG or LGG.
-      plane, slices, spacing, intensity: as in `nifti`; intensities are of the brain's voxels.
+      label: "region": the innermost region that a slice or patch shows, one of `INNERMOST`;
+        "regions": all that it shows, of WT, TC and ET; "grade": HGG or LGG.
+      plane, slices, patches, edge, spacing, intensity: as in `nifti`; intensities are of the
+        brain's voxels, and patches are around the parts of the whole tumour.
       missing: "fail" refuses subjects without a contrast that is asked for; "leave" takes what
         there is. Subjects without a mask are refused, or left out.
     """
-    check_cut(plane, slices, intensity, spacing)
+    how: dict[str, Any] = {
+        "plane": plane, "slices": slices, "patches": patches, "edge": edge, "spacing": spacing,
+        "intensity": intensity,
+    }  # fmt: skip
+    check_cut(**how)
     check_option("contrast", contrast, (*CONTRASTS, "all"))
     check_option("label", label, ("region", "regions", "grade"))
     check_option("missing", missing, ("fail", "leave"))
@@ -86,19 +85,18 @@ def catalogue(
     subjects, left = list_subjects(root, wanted, missing)
     if label == "grade" and not all(subject.grade for subject in subjects):
         raise DataError(f"{root}: has no folders HGG and LGG; the option label cannot be 'grade'")
-    how = {"plane": plane, "slices": slices, "spacing": spacing, "intensity": intensity}
     units = [
         Unit(s.folder.relative_to(root).as_posix(), functools.partial(read, s, label, how))
         for s in subjects
     ]
     notes = [f"{left} subjects left out: no mask or contrast"] if left else []
-    about = "; ".join([f"BraTS {plane} slices of {root.resolve().name}", *notes])
+    said = "; ".join([f"BraTS {about(how)} of {root.resolve().name}", *notes])
     names = {"region": INNERMOST, "regions": tuple(REGIONS), "grade": GRADES}[label]
-    return Catalogue(units, about, class_names=names)
+    return Catalogue(units, said, class_names=names)
 
 
 def read(subject: Subject, label: str, how: dict) -> list[Record]:
-    """The slices of all contrasts of a subject, with their masks."""
+    """The slices or patches of all contrasts of a subject, with their masks."""
     mask: Volume | None = None
     records = []
     for contrast, path in subject.contrasts.items():
@@ -118,7 +116,7 @@ def read(subject: Subject, label: str, how: dict) -> list[Record]:
 
 
 def label_of(subject: Subject, shown: list[str], label: str) -> str | tuple[str, ...]:
-    """A slice's label, or its several, as the option asks."""
+    """An image's label, or its several, as the option asks."""
     if label == "regions":
         return tuple(shown)
     return subject.grade if label == "grade" else INNERMOST[len(shown)]

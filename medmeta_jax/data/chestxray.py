@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from medmeta_jax.data._tables import check_option, read_list, read_table
+from medmeta_jax.data._tables import AGAIN, check_option, read_list, read_table
 from medmeta_jax.data.records import Box, Catalogue, Record, Unit, scaled_box
 from medmeta_jax.data.samples import DataError, read_image, to_channels
 
@@ -127,7 +127,7 @@ def read_rows(table: Path) -> dict[str, Row]:
     """The table's rows by the name of their image."""
     rows: dict[str, Row] = {}
     needs = ("Image Index", "Finding Labels", "Patient ID", "View Position")
-    for cells in read_table(table, needs):
+    for cells in read_table(table, needs, remedy=AGAIN):
         name, findings, patient, view = (cells[column] for column in needs)
         if not name:
             raise DataError(f"{table}: a row has no Image Index; fill it in, or remove the row")
@@ -214,7 +214,7 @@ def read_boxes(path: Path, rows: dict[str, Row]) -> dict[str, tuple[Box, ...]]:
         return boxes
     # The header reads "Bbox [x,y,w,h]": four columns, torn apart at its commas.
     numbers = ("Bbox [x", "y", "w", "h]")
-    for cells in read_table(path, ("Image Index", "Finding Label", *numbers)):
+    for cells in read_table(path, ("Image Index", "Finding Label", *numbers), remedy=AGAIN):
         name, finding = cells["Image Index"], cells["Finding Label"]
         finding = OTHER_NAMES.get(finding, finding)
         try:

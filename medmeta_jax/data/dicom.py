@@ -22,10 +22,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from medmeta_jax.data._cuts import spread
 from medmeta_jax.data._dicom import Frame, Head, is_dicom, library, read_frames, read_head
 from medmeta_jax.data._identity import hashed
 from medmeta_jax.data._tables import check_option, read_table, walk
-from medmeta_jax.data._volumes import spread
 from medmeta_jax.data.intensity import METHODS, WINDOWS, between, limits
 from medmeta_jax.data.records import TEXT_NAMES, TEXT_SUFFIXES, Catalogue, Record, Unit
 from medmeta_jax.data.samples import DataError
@@ -209,7 +209,8 @@ def read(files: list[Head], label: str, how: How) -> list[Record]:
         by_file.setdefault(head.path, []).append(frame)
     suv = in_suv(modality, how)
     frames = [f for path, own in by_file.items() for f in read_frames(path, own, suv=suv)]
-    group = files[0].patient or files[0].study or hashed(files[0].path.name)
+    first = files[0]
+    group = first.patient or first.study or first.series or hashed(first.path.name)
     return [
         Record(image, label, f"slice={place}", group, modality=modality)
         for place, image in zip(taken, shown(files[0].path, frames, modality, how), strict=True)

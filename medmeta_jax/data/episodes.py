@@ -26,7 +26,8 @@ Range = int | tuple[int, int]
 class EpisodeSpec:
     """What an episode looks like.
 
-    ways, shots: a number, or (lowest, highest) drawn anew each episode.
+    ways, shots: a number, or (lowest, highest) drawn anew each episode. One way is for values: an
+        episode is of one thing that was measured.
     queries: query images a class; `ways * queries` in all.
     disjoint: support and query share no "image", or no "group" (and so no image).
     balance: "balanced" queries, or "proportional" to the classes' sizes in the pool.
@@ -50,9 +51,8 @@ class EpisodeSpec:
     def __post_init__(self) -> None:
         for name in ("ways", "shots"):
             low, high = bounds(getattr(self, name))
-            least = 2 if name == "ways" else 1
-            if not least <= low <= high:
-                raise ValueError(f"{name} must be >= {least}, lowest first, got {low}, {high}")
+            if not 1 <= low <= high:
+                raise ValueError(f"{name} must be >= 1, lowest first, got {low}, {high}")
         if self.queries < 1:
             raise ValueError(f"queries must be >= 1, got {self.queries}")
         if self.rotate and self.balance == "proportional":
@@ -63,7 +63,8 @@ class Indices(NamedTuple):
     """An episode as places in a pool, -1 for padding.
 
     support: [ways * shots], query: [ways * queries]: image index.
-    support_y, query_y: the way of each; where images have several labels, 1 or 0 for each way.
+    support_y, query_y: the way of each; where images have several labels, 1 or 0 for each way;
+        where they have values, float32 (`with_values`).
     classes: [ways]: class index in the pool, plus the pool's number of classes for each
         quarter turn.
     """
@@ -121,10 +122,27 @@ def sample_indices(key: Array, pool: Pool, spec: EpisodeSpec) -> Indices:
             ways[1] * spec.queries,
             n_ways * spec.queries,
         )
-        way_of = jnp.zeros(pool.same.shape[0] + 1, jnp.int32)
+        way_of = jnp.zeros(pool.group.shape[0] + 1, jnp.int32)
         way_of = way_of.at[rows].set(jnp.broadcast_to(jnp.arange(ways[1])[:, None], rows.shape))
         query, query_y = flat, way_of[flat]
-    return Indices(support, support_y, query, query_y, classes)
+    drawn = Indices(support, support_y, query, query_y, classes)
+    return drawn if pool.values is None else with_values(pool, drawn)
+
+
+def with_values(pool: Pool, drawn: Indices) -> Indices:
+    """An episode of one thing that was measured, with its values for labels: how far each is from
+    the support's mean, in standard deviations of the pool's images."""
+    assert pool.values is not None
+    assert pool.spread is not None
+    own, spread = pool.values[:, drawn.classes[0]], pool.spread[drawn.classes[0]]
+    there = drawn.support >= 0
+    total = jnp.where(there, own[drawn.support], 0).sum()
+    mean = total / jnp.maximum(there.sum(), 1).astype(total.dtype)
+
+    def standard(index: Array) -> Array:
+        return jnp.where(index >= 0, (own[index] - mean) / spread, 0)
+
+    return drawn._replace(support_y=standard(drawn.support), query_y=standard(drawn.query))
 
 
 def draw_classes(key: Array, pool: Pool, spec: EpisodeSpec, n_ways: Array) -> Array:
@@ -188,7 +206,9 @@ def choose(
 
 
 def quarter_turns(x: Array, turns: Array) -> Array:
-    """Images [n, S, S, C], each turned by so many [n] times 90 degrees."""
+    """Images [n, S, S, C], each turned by so many [n] times 90 degrees. ValueError for volumes."""
+    if x.ndim != 4:
+        raise ValueError(f"rotate turns pictures, x must be [n, S, S, C], got {x.shape}")
     turned = jnp.stack([jnp.rot90(x, k, (1, 2)) for k in range(4)])
     return turned[turns % 4, jnp.arange(x.shape[0])]
 
@@ -239,8 +259,9 @@ def episodes_hash(pool: Pool, indices: Indices) -> str:
     episode shows the same pixels in the same parts; 16 hexadecimal digits of SHA-256.
     """
     digest = hashlib.sha256(pool_hash(pool).encode())
-    for part in indices:
-        digest.update(np.ascontiguousarray(np.asarray(part, np.int32)).tobytes())
+    for part in map(np.asarray, indices):
+        if part.dtype.kind != "f":  # values follow from the places, and are rounded
+            digest.update(np.ascontiguousarray(part.astype(np.int32)).tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -249,11 +270,23 @@ def check_pool(pool: Pool, spec: EpisodeSpec, class_names: tuple[str, ...], side
 
     Raises DataError naming the side of the split, the class, and the number it lacks.
     """
+    if spec.rotate and pool.x.ndim != 4:
+        raise DataError(
+            f"{side}: images are volumes, and rotate makes classes of turned pictures alone; set "
+            "rotate_classes to false"
+        )
     ways, shots = bounds(spec.ways)[1], bounds(spec.shots)[1]
     count = len(class_names) * (4 if spec.rotate else 1)
     if count < ways:
         raise DataError(
             f"{side}: {ways} ways need {ways} classes, there are {count}; lower ways or add classes"
+        )
+    if (ways == 1) != (pool.values is not None):
+        what = "1 for values" if pool.values is not None else ">= 2 for classes"
+        raise DataError(f"{side}: ways must be {what}, got {spec.ways}")
+    if pool.values is not None and (spec.rotate or spec.balance == "proportional"):
+        raise DataError(
+            f"{side}: images have values; then queries must be balanced, and classes not rotated"
         )
     if spec.within == "domain":
         check_domains(pool, spec, class_names, side)
@@ -267,14 +300,15 @@ def check_pool(pool: Pool, spec: EpisodeSpec, class_names: tuple[str, ...], side
     rows, group, same = (np.asarray(part) for part in (pool.rows, pool.group, pool.same))
     for name, row in zip(class_names, rows, strict=True):
         members = row[row >= 0]
+        # Groups are of no help where images are too few.
+        count = len(np.unique(same[members] if spec.disjoint == "image" else members))
+        if count <= shots:
+            what = "images" if count == len(members) else "different images"
+            raise DataError(
+                f"{side}: class {name!r} has too few {what}: {count}, and {shots}-shot support "
+                f"with a query needs {shots + 1}; lower shots, add images, or leave the class out"
+            )
         if spec.disjoint == "image":
-            count = len(np.unique(same[members]))
-            if count <= shots:
-                what = "images" if count == len(members) else "different images"
-                raise DataError(
-                    f"{side}: class {name!r} has {count} {what}, {shots} shots and a "
-                    f"query need at least {shots + 1}; lower shots or add images"
-                )
             continue
         sizes = np.unique(group[members], return_counts=True)[1]
         if len(sizes) < 2:

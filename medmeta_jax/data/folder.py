@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medmeta_jax.data._tables import read_table
 from medmeta_jax.data.records import Catalogue, Record, Unit
 from medmeta_jax.data.samples import DataError, read_image
 
@@ -67,7 +68,11 @@ def list_files(root: Path) -> tuple[list[Path], list[str], list[str]]:
     """Files, class names and sides, in a fixed order."""
     folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not folders:
-        raise DataError(f"{root}: no class folders; expected {root}/<class>/<image files>")
+        archive = next(iter(sorted(root.glob("*.npz"))), None)
+        raise DataError(
+            f"{root}: no class folders; expected {root}/<class>/<image files>"
+            + (f". To read the archive in it, give {archive}" if archive else "")
+        )
     named = [folder for folder in folders if folder.name.lower() in SIDES]
     if named and len(named) < len(folders):
         other = next(folder for folder in folders if folder not in named)
@@ -102,18 +107,10 @@ def read_groups(root: Path, files: list[Path], labels: list[str]) -> list[str] |
     table = root / "groups.csv"
     if not table.exists():
         return None
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as handle:
-            rows = list(csv.DictReader(handle))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table}: cannot be read ({error})") from None
-    missing = {"path", "group"} - set(rows[0] if rows else ())
-    if missing:
-        raise DataError(f"{table}: lacks the columns {sorted(missing)}; needs path, label, group")
     given: dict[tuple[str, str], set[str]] = {}
-    for row in rows:
-        key = (row.get("label") or "", row["path"] or "")
-        given.setdefault(key, set()).add(row["group"] or "")
+    for row in read_table(table, ("path", "group")):
+        key = (row.get("label", ""), row["path"].replace("\\", "/"))
+        given.setdefault(key, set()).add(row["group"])
     groups = []
     for path, label in zip(files, labels, strict=True):
         inside = path.relative_to(root).as_posix()

@@ -6,8 +6,8 @@
                                           coordZ, class (0: no nodule)
 
 Coordinates are of the world, in millimetres. LUNA names no kinds of nodule, so there are two
-classes: a patch around each nodule, and as many of the same scan that show none. A group is a
-scan; LUNA has one scan of nearly every patient.
+classes: a patch around each nodule, and as many of the same scan that show none: axial slices, or
+cubes. A group is a scan; LUNA has one scan of nearly every patient.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from medmeta_jax.data._cuts import LARGEST_EDGE, cube
 from medmeta_jax.data._metaimage import Scan, read_scan
-from medmeta_jax.data._tables import check_option, first_names, read_table
-from medmeta_jax.data.intensity import to_uint8
+from medmeta_jax.data._tables import AGAIN, check_option, first_names, read_table
+from medmeta_jax.data.intensity import limits, to_uint8
 from medmeta_jax.data.records import Catalogue, Record, Unit
 from medmeta_jax.data.samples import DataError
 
@@ -53,12 +54,14 @@ def recognises(source: str) -> bool:
 
 
 def catalogue(
-    source: str, *, patch_mm: float = 40.0, missing: str = "fail", seed: int = 0
-) -> Catalogue:
+    source: str, *, patch_mm: float = 40.0, cubes: bool = False, missing: str = "fail",
+    seed: int = 0,
+) -> Catalogue:  # fmt: skip
     """The scans that have nodules, a unit each. Raises DataError naming what is wrong.
 
     Args:
-      patch_mm: width and height of a patch.
+      patch_mm: width and height of a patch; of a cube, depth too.
+      cubes: take cubes in place of axial slices, their voxels as deep as they are wide.
       missing: "fail" refuses annotated scans that are not there; "leave" goes on without them,
         where only some of the ten subsets are there, and says how many.
       seed: of which places become background.
@@ -85,7 +88,7 @@ def catalogue(
         Unit(
             scans[uid].relative_to(root).as_posix(),
             functools.partial(
-                read, scans[uid], nodules[uid], candidates.get(uid, []), patch_mm, seed
+                read, scans[uid], nodules[uid], candidates.get(uid, []), patch_mm, seed, cubes
             ),
         )
         for uid in used
@@ -93,12 +96,14 @@ def catalogue(
     notes = [f"{len(lacking)} annotated scans not there"] if lacking else []
     rest = len(scans) - len(used)
     notes += [f"{rest} scans without nodules left out"] if rest else []
-    return Catalogue(units, "; ".join([f"LUNA16 patches of {root.name}", *notes]))
+    kind = "3-D patches" if cubes else "patches"
+    return Catalogue(units, "; ".join([f"LUNA16 {kind} of {root.name}", *notes]))
 
 
 def read(
-    path: Path, nodules: list[Nodule], candidates: list[Place], patch_mm: float, seed: int
-) -> list[Record]:
+    path: Path, nodules: list[Nodule], candidates: list[Place], patch_mm: float, seed: int,
+    cubes: bool = False,
+) -> list[Record]:  # fmt: skip
     """A patch around each nodule of a scan, and as many of background."""
     scan = read_scan(path)
     rng = np.random.default_rng([seed, zlib.crc32(path.stem.encode())])
@@ -106,7 +111,7 @@ def read(
     centres = np.asarray([nodule.centre for nodule in nodules])
 
     def around(points: list[Nodule], label: str) -> list[Record]:
-        patches = [patch(scan, point, patch_mm) for point in points]
+        patches = [(block if cubes else patch)(scan, point, patch_mm) for point in points]
         return [
             Record(image, label, f"{label}{place}", path.stem, modality="ct", mask=mask)
             for place, (image, mask) in enumerate(patches)
@@ -121,22 +126,15 @@ def read(
 def patch(scan: Scan, nodule: Nodule, patch_mm: float) -> tuple[np.ndarray, np.ndarray]:
     """The axial slice through a point, cut to a patch: [h, h, 1] uint8 in the lung window, black
     where the scan ends; and the disc of the nodule's diameter, [h, h] uint8 of 0 and 1."""
-    at = scan.voxel(nodule.centre)
-    x, y, z = np.floor(at + 0.5).astype(int)
-    depth, height, width = scan.values.shape
-    if not (0 <= x < width and 0 <= y < height and 0 <= z < depth):
-        raise DataError(
-            f"{scan.path}: the point {nodule.centre} of the tables lies outside it; "
-            "check Offset and ElementSpacing"
-        )
-    half = max(1, round(patch_mm / scan.spacing[0] / 2))
+    at, (x, y, z) = place_of(scan, nodule)
+    _, height, width = scan.values.shape
+    half = half_edge(scan, patch_mm)
     rows, columns = (
         slice(max(middle - half, 0), min(middle + half, n))
         for middle, n in ((y, height), (x, width))
     )
     values = np.asarray(scan.values[z, rows, columns])
-    if values.min() < LOWEST_HU:
-        raise DataError(f"{scan.file}: its voxels are no Hounsfield units; download it again")
+    check_hounsfield(scan, values)
     image = np.zeros((2 * half, 2 * half, 1), np.uint8)
     top, left = rows.start - (y - half), columns.start - (x - half)
     height, width = values.shape
@@ -146,6 +144,52 @@ def patch(scan: Scan, nodule: Nodule, patch_mm: float) -> tuple[np.ndarray, np.n
     across = (grid + x - at[0]) * scan.spacing[0]
     distance = np.hypot(down[:, None], across)
     return image, np.asarray(distance < nodule.diameter / 2, np.uint8)
+
+
+def block(scan: Scan, nodule: Nodule, patch_mm: float) -> tuple[np.ndarray, np.ndarray]:
+    """A cube around a point, of cubic voxels as wide as the scan's: [d, d, d, 1] uint8 in the lung
+    window, black where the scan ends; and the ball of the nodule's diameter, [d, d, d] uint8."""
+    at, middle = place_of(scan, nodule)
+    check_hounsfield(scan, scan.values[middle[2]])
+    half = half_edge(scan, patch_mm)
+    if 2 * half > LARGEST_EDGE:
+        raise DataError(
+            f"{scan.path}: a cube of {patch_mm:g} mm would be of {2 * half} voxels an edge, more "
+            f"than {LARGEST_EDGE}; lower the option patch_mm"
+        )
+    spacing = scan.spacing[::-1]
+    steps = scan.spacing[0] / spacing
+    corner = middle[::-1] - half * steps
+    image = cube(scan.values, corner, steps, 2 * half, *limits(np.empty(0), "lung"))
+    away = [
+        (first + step * np.arange(2 * half) - centre) * mm
+        for first, step, centre, mm in zip(corner, steps, at[::-1], spacing, strict=True)
+    ]
+    distance = np.sqrt(sum(along**2 for along in np.ix_(*away)))
+    return image[..., None], np.asarray(distance < nodule.diameter / 2, np.uint8)
+
+
+def place_of(scan: Scan, nodule: Nodule) -> tuple[np.ndarray, np.ndarray]:
+    """Where a point is among the voxels, and its voxel: (x, y, z) each (DataError)."""
+    at = scan.voxel(nodule.centre)
+    nearest = np.floor(at + 0.5).astype(int)
+    if (nearest < 0).any() or (nearest >= scan.values.shape[::-1]).any():
+        raise DataError(
+            f"{scan.path}: the point {nodule.centre} of the tables lies outside it; "
+            "check Offset and ElementSpacing"
+        )
+    return at, nearest
+
+
+def check_hounsfield(scan: Scan, values: np.ndarray) -> None:
+    """DataError where some of a scan's values are none that a CT has."""
+    if values.min() < LOWEST_HU:
+        raise DataError(f"{scan.file}: its voxels are no Hounsfield units; download it again")
+
+
+def half_edge(scan: Scan, patch_mm: float) -> int:
+    """Of a patch, in voxels."""
+    return max(1, round(patch_mm / scan.spacing[0] / 2))
 
 
 def far_places(
@@ -206,7 +250,7 @@ def read_nodules(path: Path) -> dict[str, list[Nodule]]:
     """The nodules of each series, in the order of the table."""
     nodules: dict[str, list[Nodule]] = {}
     columns = (*COORDINATES, "diameter_mm")
-    for row in read_table(path, ("seriesuid", *columns)):
+    for row in read_table(path, ("seriesuid", *columns), remedy=AGAIN):
         x, y, z, diameter = numbers_of(path, row, columns)
         if diameter <= 0:
             raise DataError(f"{path}: {row['seriesuid']}: diameter_mm must be above 0; repair it")
@@ -218,7 +262,8 @@ def read_candidates(root: Path, used: set[str]) -> dict[str, list[Place]]:
     """The candidates that are no nodules, of the series that are used; none without a table."""
     path = next((root / name for name in TABLES if (root / name).is_file()), None)
     found: dict[str, list[Place]] = {}
-    for row in read_table(path, ("seriesuid", *COORDINATES, "class")) if path else ():
+    needs = ("seriesuid", *COORDINATES, "class")
+    for row in read_table(path, needs, remedy=AGAIN) if path else ():
         if row["class"] not in ("0", "1"):
             raise DataError(f"{path}: class must be 0 or 1, got {row['class']!r}; repair it")
         if path and row["class"] == "0" and row["seriesuid"] in used:

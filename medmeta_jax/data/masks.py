@@ -11,6 +11,10 @@
 Without labels.csv all images of the first layout are of one class, named after ROOT. BUSI does not
 say which images are of one patient, and it is known to hold some images twice.
 
+With the option label="measured" an image has values in place of a class: "area", the share of its
+pixels that the masks mark, and "objects", how many numbered instances or else separate parts they
+have.
+
 A mask of 8 bits keeps its values; there may be at most 32 of them. A mask of 16 bits numbers
 instances; see `instances`. Several masks of an image are united: the higher value stands.
 """
@@ -26,6 +30,7 @@ import numpy as np
 
 from medmeta_jax.data._tables import by_stem, check_option, first_names, read_table
 from medmeta_jax.data.folder import IMAGE_SUFFIXES
+from medmeta_jax.data.measured import VALUES
 from medmeta_jax.data.records import TEXT_NAMES, TEXT_SUFFIXES, Catalogue, Record, Unit
 from medmeta_jax.data.samples import DataError, open_image, read_image
 
@@ -46,8 +51,11 @@ class Pair(NamedTuple):
 
 
 def recognises(source: str) -> bool:
-    """A folder with images/ and masks/ that holds pictures, or one in BUSI's layout."""
+    """A folder with images/ and masks/ that holds pictures, or one in BUSI's layout; without a
+    table of values."""
     root = Path(source)
+    if (root / VALUES).exists():
+        return False
     try:
         if (root / "images").is_dir() and (root / "masks").is_dir():
             names = first_names(root / "images")
@@ -60,15 +68,17 @@ def recognises(source: str) -> bool:
         return False
 
 
-def catalogue(source: str, *, instances: str = "merge") -> Catalogue:
+def catalogue(source: str, *, instances: str = "merge", label: str = "class") -> Catalogue:
     """The images, a unit each. Raises DataError naming what is wrong.
 
     Args:
       instances: what the numbered instances of a 16-bit mask become: "merge": 1 wherever there is
         one, so that they can no longer be told apart; "keep": their numbers, which must then be
         255 or lower.
+      label: what an image is labelled by: its "class", or what is "measured" on its masks.
     """
     check_option("instances", instances, ("merge", "keep"))
+    check_option("label", label, ("class", "measured"))
     root = Path(source)
     busi = not (root / "images").is_dir()
     pairs = list_busi(root) if busi else list_pairs(root)
@@ -76,7 +86,9 @@ def catalogue(source: str, *, instances: str = "merge") -> Catalogue:
     units = [
         Unit(
             pair.image.relative_to(root).as_posix(),
-            functools.partial(read, pair, "us" if busi else None, merge=merge),
+            functools.partial(
+                read, pair, "us" if busi else None, merge=merge, measured=label == "measured"
+            ),
         )
         for pair in pairs
     ]
@@ -84,13 +96,16 @@ def catalogue(source: str, *, instances: str = "merge") -> Catalogue:
     return Catalogue(units, f"{about}, breast ultrasound, patients not known" if busi else about)
 
 
-def read(pair: Pair, modality: str | None, *, merge: bool) -> list[Record]:
+def read(pair: Pair, modality: str | None, *, merge: bool, measured: bool) -> list[Record]:
     """One image and its masks, united."""
     image = read_image(pair.image)
     height, width = image.shape[:2]
     united = np.zeros((height, width), np.uint8)
+    objects = 0
     for path in pair.masks:
-        mask = read_mask(path, merge=merge)
+        stored = read_mask(path)
+        mask = as_bytes(path, stored, merge=merge)
+        objects += count_objects(stored) if measured else 0
         down, across = mask.shape
         if (down, across) != (height, width):
             raise DataError(
@@ -98,11 +113,26 @@ def read(pair: Pair, modality: str | None, *, merge: bool) -> list[Record]:
                 f"{width} x {height}; they must agree"
             )
         united = np.maximum(united, mask)
-    return [Record(image, pair.label, group=pair.group, modality=modality, mask=united)]
+    values = {"area": float((united > 0).mean()), "objects": float(objects)}
+    label = values if measured else pair.label
+    return [Record(image, label, group=pair.group, modality=modality, mask=united)]
 
 
-def read_mask(path: Path, *, merge: bool) -> np.ndarray:
-    """One mask as [H, W] uint8. Raises DataError where it is no mask, or not readable."""
+def count_objects(stored: np.ndarray) -> int:
+    """Instances where they are numbered (16 bits), else parts that touch at no side or corner.
+
+    >>> count_objects(np.array([[3, 3, 9]], np.uint16))
+    2
+    """
+    from scipy.ndimage import label
+
+    if stored.dtype == np.uint8:
+        return int(label(stored > 0, np.ones((3, 3)))[1])
+    return len(np.unique(stored[stored > 0]))
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """One mask [H, W] as it is stored. Raises DataError where it is no mask, or not readable."""
     image = open_image(path, "mask")
     mode = image.mode
     # Of a palette the indices are the labels, and its colours are for the eye.
@@ -113,12 +143,17 @@ def read_mask(path: Path, *, merge: bool) -> np.ndarray:
         values = values[..., 0]
     if values.ndim != 2 or values.dtype.kind not in "ui" or values.min(initial=0) < 0:
         raise DataError(f"{path}: a mask of mode {mode}; save it with 8 or 16 bits a pixel")
+    if values.dtype == np.uint8 and len(np.unique(values)) > MOST_VALUES:
+        raise DataError(
+            f"{path}: more than {MOST_VALUES} values in a mask of 8 bits; save labels without "
+            "smoothing or loss, and numbered instances with 16 bits"
+        )
+    return values
+
+
+def as_bytes(path: Path, values: np.ndarray, *, merge: bool) -> np.ndarray:
+    """A mask as [H, W] uint8; see `catalogue` for numbered instances. Raises DataError."""
     if values.dtype == np.uint8:
-        if len(np.unique(values)) > MOST_VALUES:
-            raise DataError(
-                f"{path}: more than {MOST_VALUES} values in a mask of 8 bits; save labels without "
-                "smoothing or loss, and numbered instances with 16 bits"
-            )
         return values
     if merge:
         return np.asarray(values > 0, np.uint8)

@@ -32,13 +32,17 @@ def sample_indices(key: Array, pool: Pool, spec: EpisodeSpec) -> Indices:
     and where an image is there already.
     """
     assert pool.shown is not None
+    assert pool.home is not None
     class_key, group_key, shot_key, *keys = jax.random.split(key, 7)
     ways, shots = bounds(spec.ways)[1], bounds(spec.shots)
     n_shots = jax.random.randint(shot_key, (), shots[0], shots[1] + 1)
     classes = draw_classes(class_key, pool, spec, jnp.asarray(ways))
-    rows, every = pool.rows[classes], jnp.arange(pool.same.shape[0], dtype=jnp.int32)
+    rows, every = pool.rows[classes], jnp.arange(pool.group.shape[0], dtype=jnp.int32)
     shown = pool.shown[:, classes]  # [N, ways]
-    none = jnp.where(shown.any(1), -1, every)[None]  # [1, N]
+    without = ~shown.any(1)
+    if spec.within == "domain":  # what an image of another data set shows is not known
+        without &= pool.home == pool.domain[classes[0]]
+    none = jnp.where(without, every, -1)[None]  # [1, N]
     there, none_there = rows >= 0, none >= 0
     for_support = for_query = there, none_there
 

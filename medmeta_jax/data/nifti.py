@@ -1,4 +1,4 @@
-"""NIfTI volumes (.nii, .nii.gz) of any folder tree, cut into slices.
+"""NIfTI volumes (.nii, .nii.gz) of any folder tree, cut into slices or 3-D patches.
 
     ROOT/CLASS/NAME.nii.gz                        class folders, or
     ROOT/sub-01/anat/sub-01_T1w.nii.gz            BIDS-like names, or
@@ -17,17 +17,16 @@ from __future__ import annotations
 import functools
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from medmeta_jax.data import brats
+from medmeta_jax.data._cuts import about, check_cut, cut
 from medmeta_jax.data._tables import check_option, read_table, walk
 from medmeta_jax.data._volumes import (
     MOST_LABELS,
     Volume,
-    check_cut,
-    cut,
     onto,
     read_mask,
     read_volume,
@@ -64,15 +63,21 @@ def recognises(source: str) -> bool:
 
 
 def catalogue(
-    source: str, *, plane: str = "axial", slices: int = 16, spacing: float = 0.0,
-    intensity: str = "percentile", frame: int = 0, label: str = "auto", onto_modality: str = "",
+    source: str, *, plane: str = "axial", slices: int = 16, patches: int = 0, edge: float = 32.0,
+    spacing: float = 0.0, intensity: str = "percentile", frame: int = 0, label: str = "auto",
+    onto_modality: str = "",
 ) -> Catalogue:  # fmt: skip
     """The volumes, a unit each. Raises DataError naming what is wrong.
 
     Args:
-      plane: "axial", "coronal" or "sagittal".
+      plane: "axial", "coronal" or "sagittal": of slices, and of those that a patch is a stack of.
       slices: how many of a volume, evenly over its middle 80 percent; 0 for all.
-      spacing: of the pixels, in mm; 0 keeps the finer one of the plane.
+      patches: cubes of a volume in place of slices, so many at most: around each connected part of
+        its mask, the largest first; without a mask, evenly over the middle of the volume. What of a
+        patch lies beyond the volume is 0. 0: slices.
+      edge: of a patch, in mm.
+      spacing: of the pixels, in mm; 0 keeps the finer one of the plane. Patches are of isotropic
+        voxels of it; 0 keeps the volume's finest.
       intensity: how a volume's values become 8 bits: "percentile", "zscore", "range", or a CT
         window: "lung", "soft", "brain", "bone".
       frame: which volume of a 4-D file.
@@ -80,12 +85,15 @@ def catalogue(
         two or more and they are no subjects, else the modality. labels.csv goes before it.
       onto_modality: bring a group's other volumes onto the voxels of its one of this modality.
     """
-    check_cut(plane, slices, intensity, spacing)
+    how: dict[str, Any] = {
+        "plane": plane, "slices": slices, "patches": patches, "edge": edge, "spacing": spacing,
+        "intensity": intensity,
+    }  # fmt: skip
+    check_cut(**how)
     check_option("label", label, ("auto", "folder", "modality"))
     root = Path(source)
     files = list_files(root, label)
     grids = find_grids(files, onto_modality)
-    how = {"plane": plane, "slices": slices, "spacing": spacing, "intensity": intensity}
     units = [
         Unit(
             file.path.relative_to(root).as_posix(),
@@ -93,20 +101,21 @@ def catalogue(
         )
         for file in files
     ]
-    return Catalogue(units, f"{plane} slices of {root.resolve().name}")
+    return Catalogue(units, f"{about(how)} of {root.resolve().name}")
 
 
 def read(file: File, grid: Path | None, frame: int, how: dict) -> list[Record]:
-    """The slices of one file."""
+    """The slices or patches of one file."""
     image = read_volume(file.path, frame)
     masks = [read_mask(path, image) for path in file.masks]
     if grid is not None and grid != file.path:
         target = read_volume(grid, frame)
         masks = [onto(mask, target, mask=True) for mask in masks]
         image = onto(image, target)
+    named_after = "patch" if how["patches"] else how["plane"]
     return [
         Record(
-            one.image, file.label, f"{how['plane']}={one.place}", file.group,
+            one.image, file.label, f"{named_after}={one.place}", file.group,
             modality=file.modality, mask=one.mask,
         )
         for one in cut(image, united(masks), **how)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medmeta_jax.data.samples import fit_image, to_channels
+from medmeta_jax.data.samples import fit_image, picture_of, to_channels
 from medmeta_jax.data.survey import Look
 
 THUMBNAIL = 72  # pixels a side
@@ -21,13 +21,13 @@ class ContactSheet:
         self.kept: dict[str, list[np.ndarray]] = {}
 
     def add(self, look: Look, image: np.ndarray) -> None:
-        """Keep an image where its class still has room."""
+        """Keep an image, or a volume's middle slice, where its class still has room."""
         for label in look.labels or ("(none)",):
             if label not in self.kept and len(self.kept) >= CLASSES:
                 continue
             row = self.kept.setdefault(label, [])
             if len(row) < A_CLASS:
-                row.append(to_channels(fit_image(image, THUMBNAIL), 3))
+                row.append(to_channels(fit_image(picture_of(image), THUMBNAIL), 3))
 
     def save(self, path: Path) -> None:
         """A row a class, by name, as PNG."""

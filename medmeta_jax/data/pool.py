@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medmeta_jax.data.copies import joined, same_images
-from medmeta_jax.data.samples import DataError, Samples, shows
+from medmeta_jax.data.samples import DataError, Samples, has_values, shows
 from medmeta_jax.data.stored import LEVELS, StoredImages, chunks, level_counts
 from medmeta_jax.types import Array
 
@@ -29,7 +30,7 @@ class Drawn(NamedTuple):
 class Pool(NamedTuple):
     """Images and the index that episodes are drawn by. Arrays only, so it can be jitted over.
 
-    x: [N, H, W, C] uint8; scaled to float when an episode is gathered.
+    x: [N, *spatial, C] uint8; scaled to float when an episode is gathered.
     group: [N] int32; images of one group never stand on both sides of an episode that
         is `disjoint="group"`. Without groups, each image is its own. Copies of an image
         are of one group, and so are the groups that hold them.
@@ -40,6 +41,10 @@ class Pool(NamedTuple):
     domain: [classes] int32: where the class's images come from, an index into `mixing`; -1
         where they come from several domains.
     shown: [N, classes] bool, the labels of each image, where it may have several; else None.
+    home: [N] int32, the domain of each image, where it may have several labels; else None.
+    values: [N, classes] float32, what was measured of each image, NaN where it is not known, where
+        classes are that; else None.
+    spread: [classes] float32, the standard deviation of the values; else None.
     mixing: [domains] float32: how often an episode comes from each, where it comes from one.
     shift, scale: [C] float32: an episode's x is (uint8 / 255 - shift) * scale.
 
@@ -59,6 +64,9 @@ class Pool(NamedTuple):
     shift: Array
     scale: Array
     shown: Array | None = None
+    home: Array | None = None
+    values: Array | None = None
+    spread: Array | None = None
     drawn: Drawn | None = None
     identity: Array | None = None
 
@@ -71,11 +79,11 @@ class Scaling(NamedTuple):
 
 
 def fit_scaling(images: np.ndarray | StoredImages) -> Scaling:
-    """Mean 0, standard deviation 1 per channel over `images` [N, H, W, C] uint8.
+    """Mean 0, standard deviation 1 per channel over `images` [N, *spatial, C] uint8.
 
     From sums of whole numbers, which are exact whatever the order of the images.
     """
-    count = len(images) * images.shape[1] * images.shape[2]
+    count = math.prod(images.shape[:-1])
     shift, scale = [], []
     for total, squares in zip(*(part.tolist() for part in sums(images)), strict=True):
         mean = total / (255 * count)
@@ -106,8 +114,8 @@ def hash_of(pixels: Iterable[np.ndarray], shape: tuple[int, ...], pool: Pool) ->
     digest = hashlib.sha256(repr(shape).encode())
     for some in pixels:
         digest.update(np.ascontiguousarray(some).tobytes())
-    shown = () if pool.shown is None else (pool.shown,)
-    for part in (pool.rows, pool.labels, pool.group, *shown):
+    more = [part for part in (pool.shown, pool.values) if part is not None]
+    for part in (pool.rows, pool.labels, pool.group, *more):
         array = np.asarray(part)
         digest.update(repr(array.shape).encode())
         digest.update(np.ascontiguousarray(array).tobytes())
@@ -130,7 +138,6 @@ def make_pool(
     there is not a number above 0 for each domain.
     """
     rows, used = members_of(samples, classes)
-    several = samples.labels.ndim == 2
     place = np.full(len(samples.images), -1, np.int32)
     place[used] = np.arange(len(used), dtype=np.int32)
     width = max(map(len, rows))
@@ -144,9 +151,9 @@ def make_pool(
     images = samples.images[used]
     same = same_images(images)
     domains, domain = class_domains(samples, rows)
-    if mixing and (len(mixing) != domains or min(mixing) <= 0):
+    if mixing and (len(mixing) != len(domains) or min(mixing) <= 0):
         raise DataError(
-            f"{samples.about}: mixing must be a number above 0 for each of {domains} domains, "
+            f"{samples.about}: mixing must be a number above 0 for each of {len(domains)} domains, "
             f"got {mixing}"
         )
     stored = isinstance(images, StoredImages)
@@ -158,10 +165,10 @@ def make_pool(
         counts=jnp.asarray([len(members) for members in rows], jnp.int32),
         labels=jnp.asarray([samples.class_names.index(name) for name in classes], jnp.int32),
         domain=jnp.asarray(domain),
-        mixing=jnp.asarray(mixing or (1.0,) * domains, jnp.float32),
+        mixing=jnp.asarray(mixing or (1.0,) * len(domains), jnp.float32),
         shift=jnp.asarray(scaling.shift),
         scale=jnp.asarray(scaling.scale),
-        shown=jnp.asarray(np.stack([shows(samples, n) for n in classes], 1)) if several else None,
+        **several_labels(samples, classes, domains, used),  # type: ignore[arg-type]
     )
     if not stored:
         return pool
@@ -178,18 +185,44 @@ def members_of(samples: Samples, classes: tuple[str, ...]) -> tuple[list[np.ndar
         if not len(members):
             raise DataError(f"class {name!r} has no images on this side of the split")
         rows.append(members)
+    if samples.labels.ndim == 1:
+        return rows, np.concatenate(rows)
     # Where images may have several labels, those with none are needed too.
-    several = samples.labels.ndim == 2
-    return rows, np.arange(len(samples.images)) if several else np.concatenate(rows)
+    every = np.arange(len(samples.images))
+    return rows, np.unique(np.concatenate(rows)) if has_values(samples) else every
 
 
-def class_domains(samples: Samples, rows: list[np.ndarray]) -> tuple[int, np.ndarray]:
-    """How many domains classes with these images have, and each class's own, -1 for several."""
+def several_labels(
+    samples: Samples, classes: tuple[str, ...], domains: list[str], used: np.ndarray
+) -> dict[str, Array]:
+    """The fields of a pool whose images may have several labels, or values; none for classes."""
+    if samples.labels.ndim == 1:
+        return {}
+    columns = [samples.class_names.index(name) for name in classes]
+    labels = samples.labels[used][:, columns]
+    if has_values(samples):
+        spread = np.nanstd(labels.astype(np.float64), axis=0)
+        flat = [name for name, one in zip(classes, spread, strict=True) if not one > 0]
+        if flat:
+            raise DataError(
+                f"{samples.about}: all values of {flat[0]!r} on one side of the split are the "
+                "same; leave it out"
+            )
+        return {"values": jnp.asarray(labels), "spread": jnp.asarray(spread, jnp.float32)}
+    home = np.zeros(len(used), np.int32)
+    if samples.domains is not None:
+        number = {name: place for place, name in enumerate(domains)}
+        home = np.asarray([number.get(name, -1) for name in samples.domains[used]], np.int32)
+    return {"shown": jnp.asarray(labels), "home": jnp.asarray(home)}
+
+
+def class_domains(samples: Samples, rows: list[np.ndarray]) -> tuple[list[str], np.ndarray]:
+    """The domains of classes with these images, by first appearance, and each class's own, -1
+    for several."""
     if samples.domains is None:
-        return 1, np.zeros(len(rows), np.int32)
-    used = np.concatenate(rows)
-    names, first, place = np.unique(samples.domains[used], return_index=True, return_inverse=True)
-    place = np.argsort(np.argsort(first))[place]  # by first appearance, not by name
-    own = np.split(place, np.cumsum([len(members) for members in rows])[:-1])
-    domain = [one[0] if (one == one[0]).all() else -1 for one in own]
-    return len(names), np.asarray(domain, np.int32)
+        return [""], np.zeros(len(rows), np.int32)
+    found = samples.domains[np.concatenate(rows)].tolist()
+    names = list(dict.fromkeys(found))
+    own = [set(samples.domains[members].tolist()) for members in rows]
+    domain = [names.index(min(one)) if len(one) == 1 else -1 for one in own]
+    return names, np.asarray(domain, np.int32)

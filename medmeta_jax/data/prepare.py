@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -25,12 +26,13 @@ from typing import Any
 import numpy as np
 
 from medmeta_jax.data import sources
+from medmeta_jax.data._tf_example import serialiser
 from medmeta_jax.data.reading import SKIP_AT_MOST, OnError, read_units
 from medmeta_jax.data.records import Catalogue, Record, labels_of, scaled_box
-from medmeta_jax.data.samples import DataError, as_pil
+from medmeta_jax.data.samples import DataError, zoomed
 
 NAME, VERSION, SPLIT = "medmeta_images", "1.0.0", "images"
-FORMAT = 1  # of the manifest
+FORMAT = 2  # of the manifest and of the fields of an example
 MANIFEST = "manifest.json"
 SHARD_BYTES = 256 << 20
 FILES = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}"  # how many there will be is not known
@@ -56,6 +58,7 @@ def prepare(
     A folder that the same call has made before is left as it is.
     """
     asked = {
+        "medmeta": FORMAT,
         "source": Path(source).name,
         "kind": sources.find(source),
         "options": dict(options or {}),
@@ -87,7 +90,7 @@ def prepare(
                 advance(place, len(catalogue.units))
 
         write_data_set(inside, records(), catalogue.about)
-        manifest = {"medmeta": FORMAT, **asked, **counts.facts(catalogue), "files": sums(partial)}
+        manifest = {**asked, **counts.facts(catalogue), "files": sums(partial)}
         text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False)
         (partial / MANIFEST).write_text(text + "\n", encoding="utf-8")
         partial.replace(out)
@@ -118,7 +121,7 @@ class Counts:
 
     def __init__(self) -> None:
         self.samples = 0
-        self.channels = 1
+        self.channels, self.axes = 1, 2
         self.classes: Counter[str] = Counter()
         self.groups: set[str] = set()
         self.modalities: Counter[str] = Counter()
@@ -130,6 +133,7 @@ class Counts:
         """One more."""
         self.samples += 1
         self.channels = max(self.channels, record.image.shape[-1])
+        self.axes = record.image.ndim - 1
         self.classes.update(labels_of(record))
         self.groups |= set() if record.group is None else {record.group}
         self.modalities.update([record.modality] if record.modality else [])
@@ -146,6 +150,7 @@ class Counts:
             "split": catalogue.split,
             "samples": self.samples,
             "channels": self.channels,
+            "axes": self.axes,
             "classes": dict(sorted(self.classes.items())),
             "groups": len(self.groups) or None,
             "modalities": dict(sorted(self.modalities.items())) or None,
@@ -156,35 +161,32 @@ class Counts:
 
 
 def within(record: Record, image_size: int) -> Record:
-    """The record with its longer side at most `image_size`; mask and boxes with it. An image of
-    one or two pixels has each of them drawn as four."""
-    from PIL import Image
-
-    height, width = record.image.shape[:2]
-    longer = max(height, width)
-    if height * width < 3:  # tfds cannot read an array back that has fewer bytes than axes
-        new = (2 * width, 2 * height)
-    elif image_size and longer > image_size:
-        scale = image_size / longer
-        new = (max(1, round(width * scale)), max(1, round(height * scale)))
+    """The record with its longest side at most `image_size`; mask and boxes with it. An image of
+    one or two pixels has each of them drawn as four (of a volume, eight)."""
+    sizes = record.image.shape[:-1]
+    longest = max(sizes)
+    if math.prod(sizes) < 3:  # tfds cannot read an array back that has fewer bytes than axes
+        new = [2 * size for size in sizes]
+    elif image_size and longest > image_size:
+        scale = image_size / longest
+        new = [max(1, round(size * scale)) for size in sizes]
     else:
         return record
-
-    def scaled(array: np.ndarray, how: Image.Resampling) -> np.ndarray:
-        small = np.asarray(as_pil(array).resize(new, how), np.uint8)
-        return small.reshape(*small.shape[:2], -1)
-
-    image = scaled(record.image, Image.Resampling.BILINEAR)
+    image = zoomed(record.image, new, smooth=True)
     mask = record.mask
     if mask is not None:
-        mask = scaled(mask[..., None], Image.Resampling.NEAREST)[..., 0]
-    x, y = new[0] / width, new[1] / height
+        mask = zoomed(mask[..., None], new, smooth=False)[..., 0]
+    y, x = (after / before for after, before in zip(new[-2:], sizes[-2:], strict=True))
     boxes = tuple(scaled_box(box, x, y) for box in record.boxes)
     return record._replace(image=image, mask=mask, boxes=boxes)
 
 
 def features() -> Any:
-    """The fields of an example, in tfds' terms."""
+    """The fields of an example, in tfds' terms.
+
+    Its arrays have a fixed number of axes: the slices of a volume stand below each other, `depth`
+    of them (0 for a picture), in the mask too.
+    """
     import tensorflow_datasets as tfds
 
     def text() -> Any:
@@ -196,8 +198,10 @@ def features() -> Any:
     return tfds.features.FeaturesDict(
         {
             "image": array((None, None, None), np.uint8),
+            "depth": tfds.features.Scalar(np.int64),
             "labels": tfds.features.Sequence(text()),
             "several": tfds.features.Scalar(np.bool_),
+            "values": tfds.features.Sequence(tfds.features.Scalar(np.float32)),
             "name": text(),
             "has_group": tfds.features.Scalar(np.bool_),
             "group": text(),
@@ -214,19 +218,23 @@ def features() -> Any:
 
 def example_of(record: Record) -> dict[str, Any]:
     """A record in the fields of `features`."""
+    image, mask = record.image, record.mask
     return {
-        "image": record.image,
+        "image": image.reshape(-1, *image.shape[-2:]),
+        "depth": len(image) if image.ndim == 4 else 0,
         "labels": list(labels_of(record)),
         "several": isinstance(record.label, tuple),
+        # One for each label, where labels are what was measured.
+        "values": list(record.label.values()) if isinstance(record.label, Mapping) else [],
         "name": record.name,
         "has_group": record.group is not None,
         "group": record.group or "",
         "side": record.side,
         "domain": record.domain or "",
         "modality": record.modality or "",
-        "has_mask": record.mask is not None,
+        "has_mask": mask is not None,
         # No less: see `within`.
-        "mask": np.zeros((1, 2), np.uint8) if record.mask is None else record.mask,
+        "mask": np.zeros((1, 2), np.uint8) if mask is None else mask.reshape(-1, mask.shape[-1]),
         "boxes": np.asarray([b[:4] for b in record.boxes], np.float32).reshape(-1, 4),
         "box_labels": [b.label for b in record.boxes],
     }
@@ -239,7 +247,7 @@ def write_data_set(inside: Path, records: Iterator[Record], about: str) -> None:
     from tensorflow_datasets.core.dataset_info import DatasetIdentity
 
     known = features()
-    serializer = tfds.core.example_serializer.ExampleSerializer(known.get_serialized_info())
+    serialised = serialiser(known)
     template = tfds.core.ShardedFileTemplate(
         inside, template=FILES, dataset_name=NAME, split=SPLIT, filetype_suffix="array_record"
     )
@@ -253,8 +261,7 @@ def write_data_set(inside: Path, records: Iterator[Record], about: str) -> None:
             path = template.sharded_filepath(shard_index=len(lengths), num_shards=None)
             writer, shard = ArrayRecordWriter(str(path), "group_size:1"), 0
             lengths.append(0)
-        example = serializer.get_tf_example(known.encode_example(example_of(record)))
-        data = example.SerializeToString(deterministic=True)
+        data = serialised(example_of(record))
         writer.write(data)
         lengths[-1] += 1
         shard, total = shard + len(data), total + len(data)

@@ -28,7 +28,7 @@ from medmeta_jax.data.prepare import (
 )
 from medmeta_jax.data.reading import OnError, Read, read_units, samples_of
 from medmeta_jax.data.records import Box, Catalogue, Record, Unit
-from medmeta_jax.data.samples import DataError, Samples, fit_image
+from medmeta_jax.data.samples import DataError, Samples, fit_image, require_one_rank
 from medmeta_jax.data.stored import Looks, StoredImages, joined_looks, look
 
 BLOCK = 64  # images of a unit
@@ -131,9 +131,11 @@ def fields_of(data: bytes) -> Any:
 
 
 def array_of(fields: Any, name: str) -> np.ndarray:
-    """A field of several unknown axes: uint8."""
+    """A field of several unknown axes, uint8; with the axis of its depth where it has one."""
     value = fields[f"{name}/value"].bytes_list.value[0]
-    return np.frombuffer(value, np.uint8).reshape(tuple(fields[f"{name}/shape"].int64_list.value))
+    flat = np.frombuffer(value, np.uint8).reshape(tuple(fields[f"{name}/shape"].int64_list.value))
+    depth = int(fields["depth"].int64_list.value[0])
+    return flat.reshape(depth, -1, *flat.shape[1:]) if depth else flat
 
 
 def record_of(data: bytes) -> Record:
@@ -149,10 +151,14 @@ def record_of(data: bytes) -> Record:
     def flag(name: str) -> bool:
         return bool(fields[name].int64_list.value[0])
 
+    labels, values = texts("labels"), list(fields["values"].float_list.value)
+    label: Any = labels if flag("several") else labels[0]
+    if values:
+        label = dict(zip(labels, values, strict=True))
     corners = np.frombuffer(fields["boxes"].bytes_list.value[0], np.float32).reshape(-1, 4)
     return Record(
         image=array_of(fields, "image"),
-        label=texts("labels") if flag("several") else text("labels"),
+        label=label,
         name=text("name"),
         group=text("group") if flag("has_group") else None,
         side=text("side"),
@@ -205,8 +211,8 @@ def image_bytes(source: str, image_size: int) -> int:
     """Bytes of all images of a folder, made small, by its manifest (DataError)."""
     manifest = read_manifest(Path(source))
     # Manifests did not always say it.
-    channels = manifest.get("channels", 3)
-    return int(manifest["samples"]) * image_size**2 * int(channels)
+    channels, axes = manifest.get("channels", 3), manifest.get("axes", 2)
+    return int(manifest["samples"]) * image_size ** int(axes) * int(channels)
 
 
 def open_samples(source: str, *, image_size: int, on_error: OnError = "fail") -> Samples:
@@ -216,31 +222,33 @@ def open_samples(source: str, *, image_size: int, on_error: OnError = "fail") ->
     """
     listed = catalogue(source)
 
-    def seen(record: Record) -> tuple[Record, int, Looks]:
+    def seen(record: Record) -> tuple[Record, tuple[int, ...], Looks]:
         image = fit_image(record.image, image_size)
         looks = look([image])
-        return record._replace(image=NO_IMAGE, mask=None, boxes=()), image.shape[-1], looks
+        return record._replace(image=NO_IMAGE, mask=None, boxes=()), image.shape, looks
 
     reads: list[Read] = []
     places: list[int] = []
-    channels: list[int] = []
+    shapes: list[tuple[int, ...]] = []
     looks: list[Looks] = []
     for unit, found in zip(
         blocks(BLOCK * len(listed.units)), read_units(listed, seen, on_error=on_error), strict=True
     ):
         reads.append(found._replace(records=[record for record, *_ in found.records]))
         places += unit[: len(found.records)]
-        channels += [count for _, count, _ in found.records]
-        if found.records and len(set(channels)) == 1:
+        require_one_rank((record.name, len(shape)) for record, shape, _ in found.records)
+        shapes += [shape for _, shape, _ in found.records]
+        if found.records and len(set(shapes)) == 1:
             looks.append(joined_looks([one for *_, one in found.records]))
-    most = max(channels, default=1)
+    # Of one number of axes, they differ in channels alone.
+    most = max(shapes, default=(image_size, image_size, 1))
     images = StoredImages(
         (PreparedImages(Path(source), image_size),),
         np.zeros(len(places), np.int32),
         np.asarray(places, np.int64),
-        (image_size, image_size, most),
+        most,
         # Where some are to be made colour, what was seen of them is of other pixels.
-        looks=joined_looks(looks) if len(set(channels)) == 1 else None,
+        looks=joined_looks(looks) if len(set(shapes)) == 1 else None,
     )
     return samples_of(listed, reads, images)
 

@@ -7,14 +7,21 @@ from __future__ import annotations
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from medmeta_jax.data.records import Catalogue, Record, Unit, checked, full_name, labels_of
-from medmeta_jax.data.samples import DataError, Samples, Skipped, fit_image, to_channels
+from medmeta_jax.data.samples import (
+    DataError,
+    Samples,
+    Skipped,
+    fit_image,
+    require_one_rank,
+    to_channels,
+)
 from medmeta_jax.data.stored import StoredImages
 
 OnError = Literal["fail", "skip"]
@@ -97,14 +104,17 @@ def read_units(
 def load_samples(catalogue: Catalogue, *, image_size: int, on_error: OnError = "fail") -> Samples:
     """A catalogue's images in memory, each scaled to `image_size` with its proportions kept.
 
-    Grey images become colour where any is. Raises DataError naming the file and the remedy.
+    Grey images become colour where any is; pictures and volumes do not stand together. Raises
+    DataError naming the file and the remedy.
     """
 
     def small(record: Record) -> Record:
         return record._replace(image=fit_image(record.image, image_size), mask=None)
 
     reads = list(read_units(catalogue, small, on_error=on_error))
-    images = [record.image for read in reads for record in read.records]
+    records = [record for read in reads for record in read.records]
+    require_one_rank((record.name, record.image.ndim) for record in records)
+    images = [record.image for record in records]
     channels = max((image.shape[-1] for image in images), default=1)
     stacked = [to_channels(image, channels) for image in images]
     return samples_of(catalogue, reads, np.stack(stacked) if stacked else np.empty(0))
@@ -138,9 +148,11 @@ def samples_of(
 
 def class_labels(records: list[Record], catalogue: Catalogue) -> tuple[tuple[str, ...], np.ndarray]:
     """The class names, and the labels as `Samples` holds them (DataError)."""
-    several = [isinstance(record.label, tuple) for record in records]
-    if any(several) and not all(several):
-        raise DataError(f"{catalogue.about}: some images have one class and some a list of labels")
+    if len({kind_of(record) for record in records}) > 1:
+        raise DataError(
+            f"{catalogue.about}: some images have one class, some a list of labels or values; give "
+            "all of them the same"
+        )
     each = [labels_of(record) for record in records]
     found = {label for labels in each for label in labels}
     names = catalogue.class_names or tuple(sorted(found))
@@ -149,12 +161,24 @@ def class_labels(records: list[Record], catalogue: Catalogue) -> tuple[tuple[str
             f"{catalogue.about}: labels that it does not name: {sorted(found - set(names))}"
         )
     place = {name: i for i, name in enumerate(names)}
-    if not any(several):
+    kind = kind_of(records[0])
+    if kind is str:
         return names, np.asarray([place[label] for (label,) in each], np.int32)
+    if kind is Mapping:
+        values = np.full((len(each), len(names)), np.nan, np.float32)
+        for measured, record in zip(values, records, strict=True):
+            for name, value in record.label.items():  # type: ignore[union-attr]
+                measured[place[name]] = value
+        return names, values
     shown = np.zeros((len(each), len(names)), bool)
     for row, labels in zip(shown, each, strict=True):
         row[[place[label] for label in labels]] = True
     return names, shown
+
+
+def kind_of(record: Record) -> type:
+    """What a record's label is: a class, several labels, or values by name."""
+    return next(kind for kind in (str, tuple, Mapping) if isinstance(record.label, kind))
 
 
 def groups_of(records: list[Record], catalogue: Catalogue) -> np.ndarray | None:

@@ -8,7 +8,7 @@ unit can be named or left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,18 +33,20 @@ class Box(NamedTuple):
 class Record(NamedTuple):
     """One image and what is known of it.
 
-    image: [H, W, 1 or 3] uint8, of its own size; intensities of other kinds have been windowed.
-    label: its class; or the several labels that it shows, or none: a tuple.
+    image: [H, W, 1 or 3] uint8, of its own size, or a volume [D, H, W, 1 or 3], its slices drawn as
+        pictures are; intensities of other kinds have been windowed.
+    label: its class; or the several labels that it shows, or none: a tuple; or what was measured
+        of it, by name: a mapping to numbers.
     name: which of its unit's it is, such as "z=12"; "" for the only one.
     group: what it shares with others that may not stand across from it: its patient.
     side: "train" or "test" where the data set's own folders or lists say so, else "".
     domain, modality: where it comes from, and how it was taken ("t1", "ct").
-    mask: [H, W] uint8, 0 for the background, or None.
-    boxes: of what can be seen in it.
+    mask: [H, W] or [D, H, W] uint8, 0 for the background, or None.
+    boxes: of what can be seen in it; of pictures alone.
     """
 
     image: np.ndarray
-    label: str | tuple[str, ...]
+    label: str | tuple[str, ...] | Mapping[str, float]
     name: str = ""
     group: str | None = None
     side: str = ""
@@ -88,8 +90,8 @@ def scaled_box(box: Box, x: float, y: float) -> Box:
 
 
 def labels_of(record: Record) -> tuple[str, ...]:
-    """A record's labels, one or several."""
-    return record.label if isinstance(record.label, tuple) else (record.label,)
+    """A record's labels, one or several; of what was measured, the names."""
+    return (record.label,) if isinstance(record.label, str) else tuple(record.label)
 
 
 def full_name(unit: Unit, record: Record) -> str:
@@ -107,10 +109,16 @@ def checked(unit: Unit, records: list[Record]) -> list[Record]:
 
     for record in records:
         image, mask = record.image, record.mask
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (1, 3):
-            refuse(record, f"an image must be uint8 [H, W, 1|3], got {image.dtype} {image.shape}")
+        if image.dtype != np.uint8 or image.ndim not in (3, 4) or image.shape[-1] not in (1, 3):
+            refuse(
+                record,
+                "an image must be uint8 [H, W, 1|3] or [D, H, W, 1|3], got "
+                f"{image.dtype} {image.shape}",
+            )
         if not image.size:
             refuse(record, f"an image of no pixels, {image.shape}")
-        if mask is not None and (mask.dtype != np.uint8 or mask.shape != image.shape[:2]):
+        if mask is not None and (mask.dtype != np.uint8 or mask.shape != image.shape[:-1]):
             refuse(record, f"a mask of {mask.dtype} {mask.shape} on an image {image.shape}")
+        if record.boxes and image.ndim == 4:
+            refuse(record, f"boxes, which are of pictures, on a volume {image.shape}")
     return records

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
@@ -39,9 +39,11 @@ class Skipped(NamedTuple):
 class Samples(NamedTuple):
     """A labelled data set on the host.
 
-    images: [N, H, W, C] uint8, in memory or read from files when asked for.
+    images: [N, H, W, C] uint8, or volumes [N, D, H, W, C]; in memory, or read from files when asked
+        for.
     labels: [N] int32, index into `class_names`; or [N, classes] bool, where an image may show
-        several of them, or none.
+        several of them, or none; or [N, classes] float32, where a class is something that was
+        measured, such as an age, and its label the value, NaN where it is not known.
     class_names: one name a class, in label order.
     groups: [N] str (patient, smear, block of slices), or None where not known.
     sides: [N] str, "train", "test" or "" (either): which side of a split the data set's
@@ -114,17 +116,66 @@ def as_pil(image: np.ndarray) -> Any:
 def fit_image(image: np.ndarray, image_size: int) -> np.ndarray:
     """[H, W, C] uint8 -> [image_size, image_size, C] uint8: the longer side is scaled to
     `image_size` and the shorter one padded with black, so that shapes keep their proportions.
+    A volume [D, H, W, C] likewise becomes a cube, each of its slices as a picture would.
     """
     from PIL import Image, ImageOps
 
-    if image.shape[:2] == (image_size, image_size):
+    sizes = image.shape[:-1]
+    if set(sizes) == {image_size}:
         return image
+    if len(sizes) == 3:
+        new = [max(1, round(size / max(sizes) * image_size)) for size in sizes]
+        first = [round((image_size - size) / 2) for size in new]
+        cube = np.zeros((image_size, image_size, image_size, image.shape[-1]), np.uint8)
+        place = tuple(slice(a, a + size) for a, size in zip(first, new, strict=True))
+        cube[place] = zoomed(image, new, smooth=True)
+        return cube
     padded = ImageOps.pad(as_pil(image), (image_size, image_size), Image.Resampling.BILINEAR)
     return np.asarray(padded, np.uint8).reshape(image_size, image_size, -1)
 
 
+def zoomed(image: np.ndarray, size: Sequence[int], *, smooth: bool) -> np.ndarray:
+    """[*spatial, C] uint8 at another size, [*size, C]: blended, or the nearest one's values.
+
+    A volume is scaled by Pillow along one axis after the other, which is what it does to a picture
+    too: where an axis shrinks, all that falls into a voxel has a part in it. `scipy.ndimage.zoom`
+    would leave out what lies between.
+    """
+    from PIL import Image
+
+    how = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
+    if len(size) == 2:
+        height, width = size
+        return np.asarray(as_pil(image).resize((width, height), how)).reshape(height, width, -1)
+    for axis in reversed(range(len(size))):
+        moved = np.moveaxis(image, axis, 0)
+        rows = Image.fromarray(moved.reshape(len(moved), -1))
+        scaled = np.asarray(rows.resize((rows.width, size[axis]), how))
+        image = np.moveaxis(scaled.reshape(size[axis], *moved.shape[1:]), 0, axis)
+    return np.ascontiguousarray(image)
+
+
+def picture_of(image: np.ndarray) -> np.ndarray:
+    """What is shown of an image: itself, or the middle slice of [D, H, W, C]."""
+    return image[len(image) // 2] if image.ndim == 4 else image
+
+
+def require_one_rank(named: Iterable[tuple[str, int]]) -> None:
+    """DataError, naming two, where some images, by how many axes each has, are pictures and some
+    volumes."""
+    first: dict[int, str] = {}
+    for name, axes in named:
+        first.setdefault(axes, name)
+    if len(first) > 1:
+        flat, deep = (first[rank] for rank in sorted(first))
+        raise DataError(
+            f"{flat}: two-dimensional, and {deep} is three-dimensional; take slices of all, or "
+            "patches of all"
+        )
+
+
 def to_channels(images: Any, channels: int) -> Any:
-    """Grey to RGB by repeating, RGB to grey by ITU-R 601 luma; [..., H, W, C] uint8, in memory or
+    """Grey to RGB by repeating, RGB to grey by ITU-R 601 luma; [..., C] uint8, in memory or
     `StoredImages`."""
     if images.shape[-1] == channels:
         return images
@@ -137,18 +188,55 @@ def to_channels(images: Any, channels: int) -> Any:
 
 
 def shows(samples: Samples, name: str) -> np.ndarray:
-    """Which images are of a class, or show it: [N] bool. DataError for no such class."""
+    """Which images are of a class, show it, or have its value: [N] bool. DataError for no such
+    class."""
     if name not in samples.class_names:
         raise DataError(f"class {name!r} is not in the data set")
     label = samples.class_names.index(name)
-    return samples.labels[:, label] if samples.labels.ndim == 2 else samples.labels == label
+    if samples.labels.ndim == 1:
+        return np.asarray(samples.labels == label)
+    return known(samples.labels[:, label])
+
+
+def known(labels: np.ndarray) -> np.ndarray:
+    """Where labels of several classes are: what is shown, or what has a value."""
+    return labels if labels.dtype == np.bool_ else ~np.isnan(labels)
 
 
 def of_each_class(samples: Samples) -> np.ndarray:
-    """Which classes each image is of, or shows: [N, classes] bool."""
+    """Which classes each image is of, shows, or has a value of: [N, classes] bool."""
     if samples.labels.ndim == 2:
-        return samples.labels
+        return known(samples.labels)
     return np.asarray(samples.labels[:, None] == np.arange(len(samples.class_names)))
+
+
+def has_values(samples: Samples) -> bool:
+    """Whether labels are what was measured, and not classes."""
+    return samples.labels.dtype.kind == "f"
+
+
+def joined_labels(parts: Sequence[Samples]) -> np.ndarray:
+    """The labels of several data sets, one after another, over all their classes together.
+
+    Raises DataError where they are of different kinds.
+    """
+    kinds = {(part.labels.ndim, part.labels.dtype.kind) for part in parts}
+    if len(kinds) > 1:
+        raise DataError(
+            f"{' + '.join(part.about for part in parts)}: one has a class an image, another "
+            "several labels or values; train on data sets of one kind"
+        )
+    first = np.cumsum([0, *(len(part.class_names) for part in parts)])
+    if parts[0].labels.ndim == 1:
+        numbered = [part.labels + at for part, at in zip(parts, first, strict=False)]
+        return np.concatenate(numbered).astype(np.int32)
+    nothing = np.nan if has_values(parts[0]) else False
+    labels = np.full((sum(len(p.labels) for p in parts), first[-1]), nothing, parts[0].labels.dtype)
+    row = 0
+    for part, at in zip(parts, first, strict=False):
+        labels[row : row + len(part.labels), at : at + len(part.class_names)] = part.labels
+        row += len(part.labels)
+    return labels
 
 
 def join(parts: Mapping[str, Samples]) -> Samples:
@@ -160,17 +248,11 @@ def join(parts: Mapping[str, Samples]) -> Samples:
     """
     if len(parts) == 1:
         return next(iter(parts.values()))
-    several = [part.about for part in parts.values() if part.labels.ndim == 2]
-    if several:
-        raise DataError(
-            f"{several[0]}: its images have several labels, and another data set does not say "
-            "which of them its own show; train on it alone"
-        )
+    labels = joined_labels(list(parts.values()))
+    require_one_rank((part.about, part.images.ndim) for part in parts.values())
     from medmeta_jax.data.stored import concatenated  # which has its images' channels from here
 
     channels = max(part.images.shape[-1] for part in parts.values())
-    counts = [len(part.class_names) for part in parts.values()]
-    first_label = np.cumsum([0, *counts[:-1]])
 
     def column(of: Callable[[str, Samples], list[str]]) -> np.ndarray:
         return np.asarray([value for name, part in parts.items() for value in of(name, part)])
@@ -187,9 +269,7 @@ def join(parts: Mapping[str, Samples]) -> Samples:
 
     return Samples(
         images=concatenated([to_channels(part.images, channels) for part in parts.values()]),
-        labels=np.concatenate(
-            [part.labels + first for part, first in zip(parts.values(), first_label, strict=True)]
-        ).astype(np.int32),
+        labels=labels,
         class_names=tuple(f"{name}/{c}" for name, part in parts.items() for c in part.class_names),
         groups=column(groups) if any(p.groups is not None for p in parts.values()) else None,
         sides=column(sides) if any(p.sides is not None for p in parts.values()) else None,

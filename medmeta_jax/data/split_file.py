@@ -90,7 +90,10 @@ def joined_groups(samples: Samples) -> np.ndarray:
 def by_class(samples: Samples, together: np.ndarray) -> np.ndarray:
     """Whole classes; what a later side needs is on no other."""
     if samples.labels.ndim == 2:
-        raise DataError(f"{samples.about}: images of several labels are dealt by group, not class")
+        raise DataError(
+            f"{samples.about}: images of several labels, or of values, are dealt by group, not by "
+            "class"
+        )
     classes = split_classes(samples)
     sides = np.full(len(samples.labels), "", "<U5")
     names = np.asarray(samples.class_names)[samples.labels]

@@ -15,6 +15,9 @@ shows any label of meta-test, else on meta-validation if it shows one of those, 
 meta-train; images that show none are dealt out by group, a sixth to meta-test and a sixth to
 meta-validation.
 
+Where what an image has are values, all that was measured is on every side, and the images are dealt
+out by group, a sixth to meta-test and a sixth to meta-validation.
+
 Meta-validation and meta-test may be data sets of their own instead, with all their classes;
 meta-training may be on several.
 """
@@ -34,8 +37,10 @@ from medmeta_jax.data.samples import (
     DataError,
     Samples,
     Skipped,
+    has_values,
     join,
     of_each_class,
+    require_one_rank,
     select,
     shows,
     to_channels,
@@ -89,6 +94,8 @@ def split_classes(
     if samples.split is not None:
         return {side: samples.split[side] for side in sides}
     names = samples.class_names
+    if has_values(samples):
+        return dict.fromkeys(sides, names)
     if sides == ("train",):
         return {"train": names}
     least = 2 * len(sides)
@@ -188,6 +195,7 @@ def make_split(
             side: select(joined, may_stand(joined, side)) if len(own) > 1 else joined
             for side in own
         }
+    require_one_rank((part.about, part.images.ndim) for part in (joined, *others.values()))
     for side, other in others.items():
         images = to_channels(other.images, joined.images.shape[-1])
         sources[side] = other._replace(images=images)
@@ -276,21 +284,24 @@ def refuse_shared(
 
 def of_classes(samples: Samples, names: tuple[str, ...]) -> np.ndarray:
     """The images that a pool of these classes holds: [N] bool."""
-    if samples.labels.ndim == 2:
+    if samples.labels.dtype == np.bool_:
         return np.ones(len(samples.images), bool)
     return np.any([shows(samples, name) for name in names], axis=0)
 
 
 def sides_of_images(samples: Samples, classes: dict[str, tuple[str, ...]]) -> dict[str, Samples]:
-    """The images of each side where they may show several labels; see the module's rule."""
+    """The images of each side where they may show several labels, or have values; see the
+    module's rule."""
     groups = samples.groups if samples.groups is not None else np.arange(len(samples.images))
     turn = np.unique(groups, return_inverse=True)[1] % 6
     side = np.full(len(samples.images), "train")
-    nothing = ~samples.labels.any(1)
-    for name, of_nothing in (("val", 4), ("test", 5)):  # the later one wins
+    values = has_values(samples)
+    dealt = np.full(len(side), True) if values else ~samples.labels.any(1)
+    for name, own_turn in (("val", 4), ("test", 5)):  # the later one wins
         if name in classes:
-            shown = np.any([shows(samples, label) for label in classes[name]], axis=0)
-            side[shown | (nothing & (turn == of_nothing))] = name
+            side[dealt & (turn == own_turn)] = name
+            if not values:
+                side[np.any([shows(samples, label) for label in classes[name]], axis=0)] = name
     return {name: select(samples, may_stand(samples, name) & (side == name)) for name in classes}
 
 

@@ -32,11 +32,11 @@ class Reader(Protocol):
     """What gives images by their places in some files."""
 
     def read(self, places: np.ndarray) -> Sequence[np.ndarray]:
-        """Images [S, S, 1 or 3] uint8. Raises DataError naming the file that cannot be read."""
+        """Images [*spatial, 1 or 3] uint8. Raises DataError naming the file that cannot be read."""
 
 
 class InMemory(NamedTuple):
-    """Images [N, S, S, C] uint8 in memory, beside others that are not."""
+    """Images [N, *spatial, C] uint8 in memory, beside others that are not."""
 
     images: np.ndarray
 
@@ -59,7 +59,7 @@ class Looks(NamedTuple):
 
 
 def look(images: Iterable[np.ndarray]) -> Looks:
-    """Looks at images [H, W, C] uint8 of one number of channels."""
+    """Looks at images [*spatial, C] uint8 of one number of channels."""
     digests, sums, squares = [], [], []
     for image in images:
         digests.append(digest_of(image))
@@ -86,7 +86,7 @@ def joined_looks(parts: Sequence[Looks]) -> Looks:
 
 
 class StoredImages:
-    """An array [N, H, W, C] uint8 whose images lie in files.
+    """An array [N, *spatial, C] uint8 whose images lie in files.
 
     part: [N] int, which of `readers` has an image; place: [N] int, its place there. Grey becomes
     colour, or colour grey, as C has it; then `levels` [K, 256] uint8 are what each value becomes,
@@ -94,14 +94,13 @@ class StoredImages:
     """
 
     dtype = np.dtype(np.uint8)
-    ndim = 4
 
     def __init__(
         self,
         readers: tuple[Reader, ...],
         part: np.ndarray,
         place: np.ndarray,
-        shape: tuple[int, int, int],
+        shape: tuple[int, ...],
         *,
         levels: np.ndarray | None = None,
         level_of: np.ndarray | None = None,
@@ -114,6 +113,11 @@ class StoredImages:
 
     def __len__(self) -> int:
         return self.shape[0]
+
+    @property
+    def ndim(self) -> int:
+        """How many axes there are, that of the images among them."""
+        return len(self.shape)
 
     def __getitem__(self, which: Any) -> StoredImages:
         """The images that a mask, a slice or an array of places names; not read."""
@@ -135,7 +139,7 @@ class StoredImages:
 
     def with_channels(self, channels: int) -> StoredImages:
         """The same images in so many channels; see `samples.to_channels`."""
-        return self._with(shape=(*self.shape[1:3], channels))
+        return self._with(shape=(*self.shape[1:-1], channels))
 
     def mapped(self, levels: np.ndarray, level_of: np.ndarray) -> StoredImages:
         """The same images with their values changed, once; see the class."""
@@ -143,7 +147,7 @@ class StoredImages:
         return self._with(levels=levels, level_of=level_of)
 
     def block(self, which: np.ndarray) -> np.ndarray:
-        """Read some images at once, on this thread: [n, H, W, C]. Raises DataError."""
+        """Read some images at once, on this thread: [n, *spatial, C]. Raises DataError."""
         found = np.empty((len(which), *self.shape[1:]), self.dtype)
         for number in np.unique(self.part[which]).tolist():
             here = np.flatnonzero(self.part[which] == number)
@@ -151,7 +155,8 @@ class StoredImages:
             for at, image in zip(here.tolist(), images, strict=True):
                 found[at] = to_channels(image, self.shape[-1])
         if self.levels is not None and self.level_of is not None:
-            return np.asarray(self.levels[self.level_of[which, None, None, None], found])
+            rows = np.expand_dims(self.level_of[which], tuple(range(1, found.ndim)))
+            return np.asarray(self.levels[rows, found])
         return found
 
     def blocks(self, which: np.ndarray | None = None) -> Iterator[tuple[slice, np.ndarray]]:
@@ -173,7 +178,7 @@ class StoredImages:
                 place += len(block)
 
     def read(self, which: np.ndarray | None = None) -> np.ndarray:
-        """Some images (by default all) in memory: [n, H, W, C]. Raises DataError."""
+        """Some images (by default all) in memory: [n, *spatial, C]. Raises DataError."""
         count = len(self) if which is None else len(which)
         found = np.empty((count, *self.shape[1:]), self.dtype)
         for where, block in self.blocks(which):

@@ -3,7 +3,8 @@
 Copies are looked for in two ways. Exact: the same pixels. Near: nearly the same picture after it is
 made small, by a difference hash (each bit says whether a pixel is brighter than its left
 neighbour, on 17 x 16 pixels; Zauner 2010 compares such hashes), at most `NEAR_BITS` of 256 bits
-apart. A copy across patients, classes or sides is what makes a result too good.
+apart; a volume's middle slice stands for it. A copy across patients, classes or sides is what makes
+a result too good.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 
 from medmeta_jax.data.reading import read_units
 from medmeta_jax.data.records import Catalogue, Record, labels_of
-from medmeta_jax.data.samples import Skipped, as_pil, to_channels
+from medmeta_jax.data.samples import Skipped, as_pil, picture_of, to_channels
 
 NEAR_BITS = 8
 MOST_COMPARED = 2000  # records alike in a part of their hash; beyond, near copies go uncounted
@@ -76,7 +77,7 @@ def look_at(record: Record) -> Look:
         masked=record.mask is not None,
         boxes=len(record.boxes),
         exact=digest.digest(),
-        near=difference_hash(image),
+        near=difference_hash(picture_of(image)),
         histogram=np.bincount(image.ravel(), minlength=256),
     )
 

@@ -1,4 +1,4 @@
-"""Means with 95% intervals: over episodes, paired, and over classes."""
+"""Means with 95% intervals: over episodes or subjects, paired, and over classes."""
 
 from __future__ import annotations
 
@@ -29,6 +29,43 @@ def over_episodes(values: np.ndarray) -> Estimate:
     return Estimate(float(values.mean()), float(t.ppf(0.975, len(values) - 1) * error))
 
 
+def episode_means(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The mean over an episode's images: [E, ...] of values [E, n, ...] and mask [E, n].
+
+    For `over_episodes`, as are those of `subject_means`.
+
+    >>> episode_means(np.array([[1.0, 0.0, np.nan]]), np.array([[True, True, False]]))
+    array([0.5])
+    """
+    counts = np.sum(mask, 1)
+    if not counts.all():
+        raise ValueError("an episode has no query images")
+    axes = (1,) * (np.ndim(values) - 2)
+    kept = np.where(np.reshape(mask, (*np.shape(mask), *axes)), values, 0.0)
+    means: np.ndarray = kept.sum(1) / counts.reshape(-1, *axes)
+    return means
+
+
+def subject_means(values: np.ndarray, mask: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """The mean over each subject's images, of all episodes together: [subjects].
+
+    values, mask and groups are [E, n]; a group is what names a subject, and the means are in
+    the order of those names. An image counts as often as it was drawn. The interval of these means
+    is of how a score varies from one subject to another, which episodes that share subjects hide.
+
+    >>> values, groups = np.array([[1.0, 0.0], [0.5, 9.0]]), np.array([["b", "a"], ["a", ""]])
+    >>> subject_means(values, np.array([[True, True], [True, False]]), groups)
+    array([0.25, 1.  ])
+    """
+    if not np.shape(values) == np.shape(mask) == np.shape(groups):
+        raise ValueError(
+            "values, mask and groups must be [E, n] alike, "
+            f"got {np.shape(values)}, {np.shape(mask)} and {np.shape(groups)}"
+        )
+    known, place = np.unique(groups[mask], return_inverse=True)
+    return np.bincount(place, values[mask], len(known)) / np.bincount(place, minlength=len(known))
+
+
 def paired_difference(values: np.ndarray, reference: np.ndarray) -> Estimate:
     """Mean of `values - reference`, episode by episode [E], with its interval."""
     if values.shape != reference.shape:
@@ -39,13 +76,13 @@ def paired_difference(values: np.ndarray, reference: np.ndarray) -> Estimate:
 def over_classes(
     correct: np.ndarray, classes: np.ndarray, *, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """95% bootstrap interval of accuracy when the classes are resampled.
+    """95% bootstrap interval of a score when the classes are resampled.
 
     Episodes drawn from few classes are not independent: this says how much the score
     rests on the classes at hand, which the interval over episodes does not.
 
     Args:
-      correct: [N] bool, one a query image, all episodes together.
+      correct: [N] bool, or another score, one a query image, all episodes together.
       classes: [N] int, the image's class in the pool.
     """
     known, place = np.unique(classes, return_inverse=True)

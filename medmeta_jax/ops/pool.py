@@ -7,6 +7,8 @@ from fusing the choice into the backward pass of what came before.
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -16,24 +18,31 @@ from medmeta_jax.types import Array
 
 
 def max_pool(x: Array) -> Array:
-    """2x2 max-pool with stride 2; odd last rows and columns are dropped.
+    """2x2 max-pool with stride 2, 2x2x2 of volumes; odd last rows and columns are dropped.
 
-    x: [n, H, W, C] -> [n, H // 2, W // 2, C]. Ties give their gradient to the first.
+    x: [n, *spatial, C] -> the same with each spatial size halved. Ties give their gradient to the
+    first.
 
     >>> max_pool(jnp.arange(4.0).reshape(1, 2, 2, 1)).item()
     3.0
     """
-    if x.ndim != 4 or min(x.shape[1:3]) < 2:
-        raise ValueError(f"x must be [n, H, W, C] with H, W >= 2, got {x.shape}")
-    height, width = (size // 2 * 2 for size in x.shape[1:3])
-    return largest([x[:, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)])
+    if x.ndim not in (4, 5) or min(x.shape[1:-1]) < 2:
+        raise ValueError(
+            f"x must be [n, H, W, C] or [n, D, H, W, C] with D, H, W >= 2, got {x.shape}"
+        )
+    ends = [size // 2 * 2 for size in x.shape[1:-1]]
+
+    def corner(offset: tuple[int, ...]) -> Array:
+        return x[:, *(slice(first, end, 2) for first, end in zip(offset, ends, strict=True))]
+
+    return largest([corner(offset) for offset in itertools.product((0, 1), repeat=len(ends))])
 
 
 def largest(corners: Sequence[Array], sign: Array | float = 1.0) -> Array:
-    """Of four arrays, elementwise, the one whose sign * value is largest; ties to the first."""
+    """Of some arrays, elementwise, the one whose sign * value is largest; ties to the first."""
     held = [jax.lax.stop_gradient(corner * sign) for corner in corners]
-    winner = jnp.maximum(jnp.maximum(held[0], held[1]), jnp.maximum(held[2], held[3]))
-    out = corners[3]
-    for corner, fixed in zip(corners[2::-1], held[2::-1], strict=True):
+    winner = functools.reduce(jnp.maximum, held)
+    out = corners[-1]
+    for corner, fixed in zip(corners[-2::-1], held[-2::-1], strict=True):
         out = jnp.where(fixed == winner, corner, out)
     return out

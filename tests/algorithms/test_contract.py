@@ -105,6 +105,25 @@ def test_the_loss_judges_on_the_query_what_the_support_alone_has_taught(case: Ca
     assert case.surrogate or value == info.loss
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_volumes_are_learnt_from_too(name: str) -> None:
+    """Traced and not run: with kernels of three dimensions every shape fits."""
+    learner = registry.factory("algorithms", name)(conv4(widths=(4,)), outputs=WAYS)
+
+    def volumes(examples: Examples) -> Examples:
+        return examples._replace(x=jnp.zeros((len(examples.y), 4, 5, 6, 1)))
+
+    flat = make_episode()
+    episode = flat._replace(support=volumes(flat.support), query=volumes(flat.query))
+    params = jax.eval_shape(learner.init, KEY, episode.support.x)
+    grads, info = jax.eval_shape(jax.grad(learner.loss, has_aux=True), params, episode, KEY, STEP)
+    chex.assert_trees_all_equal_shapes(grads, params)
+    adapted = jax.eval_shape(learner.adapt, params, episode.support, KEY)
+    logits = jax.eval_shape(learner.predict, adapted, episode.query.x, episode.query.mask)
+    assert logits.shape == (len(episode.query.y), WAYS)
+    assert info.loss.shape == ()
+
+
 def test_adapted_is_arrays_only(case: Case) -> None:
     adapted = case.adapt(case.params, case.episode.support, KEY)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(adapted))

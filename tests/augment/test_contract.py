@@ -58,6 +58,32 @@ def test_label_maps_move_with_the_image(name: str) -> None:
         assert moved.dtype == bright.dtype
 
 
+def test_a_volume_is_changed_as_each_of_its_slices(name: str) -> None:
+    """With their label maps, and each slice as the picture by itself would be."""
+    op = registry.factory("augment", name)()
+    volume = jax.random.normal(jax.random.key(0), (3, 9, 8, 2))
+    labels = jax.random.randint(jax.random.key(1), (3, 9, 8), 0, 5)
+    for k in range(3):
+        out, moved = apply_ops([op], jax.random.key(k), volume, labels)
+        assert (out.shape, moved.shape, moved.dtype) == (volume.shape, labels.shape, labels.dtype)
+        for place in range(3):
+            one, label_map = apply_ops([op], jax.random.key(k), volume[place], labels[place])
+            np.testing.assert_allclose(out[place], one, atol=1e-6)
+            np.testing.assert_array_equal(moved[place], label_map)
+
+
+def test_label_maps_of_volumes_move_and_classes_do_not() -> None:
+    op = registry.factory("augment", "flip")(magnitude=1.0)
+    x = jax.random.normal(jax.random.key(0), (2, 3, 4, 5, 1))
+    y = jax.random.randint(jax.random.key(1), (2, 3, 4, 5), 0, 5)
+    mask = jnp.ones(2, bool)
+    out = augment_examples([op], KEY, Examples(x, y, mask))
+    np.testing.assert_allclose(out.x, x[:, :, :, ::-1], atol=1e-5)
+    np.testing.assert_array_equal(out.y, y[:, :, :, ::-1])
+    for kept in (jnp.arange(2), jnp.eye(2)):
+        np.testing.assert_array_equal(augment_examples([op], KEY, Examples(x, kept, mask)).y, kept)
+
+
 @pytest.mark.parametrize("magnitude", [-0.1, 1000.0])
 def test_refuses_nonsense(name: str, magnitude: float) -> None:
     with pytest.raises(ValueError, match="magnitude must be in"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 
 import flax.linen as nn
@@ -42,16 +43,21 @@ def backbone(request: pytest.FixtureRequest) -> Backbone:
     make = registry.factory("backbones", name)
     small = {}
     if "widths" in inspect.signature(make).parameters:
-        small = {"widths": (4, 4) if name == "conv4" else (4,)}  # a residual block is three or so
+        small = {"widths": (4,) if "resnet" in name else (4, 4)}  # a residual block is three or so
     return make(norm=norm, **small)
 
 
-def inputs(n: int = 3) -> tuple[jax.Array, jax.Array]:
-    return jax.random.normal(jax.random.key(2), (n, SIZE, SIZE, 2)), jnp.ones(n, bool)
+PICTURE, VOLUME = (SIZE, SIZE), (4, 5, 6)
+both = pytest.mark.parametrize("size", [PICTURE, VOLUME], ids=["2-D", "3-D"])
 
 
-def test_pure_and_deterministic(backbone: Backbone) -> None:
-    x, mask = inputs()
+def inputs(n: int = 3, size: tuple[int, ...] = PICTURE) -> tuple[jax.Array, jax.Array]:
+    return jax.random.normal(jax.random.key(2), (n, *size, 2)), jnp.ones(n, bool)
+
+
+@both
+def test_pure_and_deterministic(backbone: Backbone, size: tuple[int, ...]) -> None:
+    x, mask = inputs(size=size)
     params = backbone.init(jax.random.key(0), x)
     before = jax.tree.map(np.array, params)
     apply = jax.jit(backbone.apply)
@@ -62,8 +68,11 @@ def test_pure_and_deterministic(backbone: Backbone) -> None:
     assert first[0].ndim >= 2
 
 
-def test_its_own_statistics_given_back_change_nothing(backbone: Backbone) -> None:
-    x, mask = inputs()
+@both
+def test_its_own_statistics_given_back_change_nothing(
+    backbone: Backbone, size: tuple[int, ...]
+) -> None:
+    x, mask = inputs(size=size)
     params = backbone.init(jax.random.key(0), x)
     apply = jax.jit(backbone.apply)
     out, stats = apply(params, x, mask)
@@ -71,8 +80,9 @@ def test_its_own_statistics_given_back_change_nothing(backbone: Backbone) -> Non
     assert bool(jax.tree.leaves(stats)) == (backbone.norm == "support")
 
 
-def test_padding_does_not_reach_the_others(backbone: Backbone) -> None:
-    x, mask = inputs()
+@both
+def test_padding_does_not_reach_the_others(backbone: Backbone, size: tuple[int, ...]) -> None:
+    x, mask = inputs(size=size)
     params = backbone.init(jax.random.key(0), x)
     apply = jax.jit(backbone.apply)
     alone, _ = apply(params, x[:2], mask[:2])
@@ -97,9 +107,12 @@ def test_one_exported_program_takes_any_number_of_images(backbone: Backbone) -> 
         )
 
 
-def test_second_derivative_equals_differences(x64: None, backbone: Backbone) -> None:
+@both
+def test_second_derivative_equals_differences(
+    x64: None, backbone: Backbone, size: tuple[int, ...]
+) -> None:
     """A Hessian-vector product against central differences of the gradient, float64."""
-    x, mask = inputs()
+    x, mask = inputs(size=size)
     x = x.astype(jnp.float64)
     params = jax.tree.map(lambda p: p.astype(jnp.float64), backbone.init(jax.random.key(0), x))
     flat, unravel = ravel_pytree(params)
@@ -140,6 +153,35 @@ def test_every_form_is_the_same_network(x64: None, name: str, norm: str) -> None
 
     for form in ("auto", "winograd", "patches"):
         np.testing.assert_allclose(result(form), result("lax"), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["conv4", "resnet12", "resnet18"])
+def test_every_form_is_the_same_network_on_volumes(x64: None, name: str) -> None:
+    """Winograd's has no volumes: "auto" stands in."""
+    make = functools.partial(registry.factory("backbones", name), norm="batch", widths=(6, 5))
+    x, mask = inputs(2, (5, 4, 6))
+    params = make(form="lax").init(jax.random.key(0), x)
+    expected, auto, winograd = (
+        jax.jit(make(form=form).apply)(params, x, mask)[0] for form in ("lax", "auto", "winograd")
+    )
+    np.testing.assert_allclose(auto, expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_array_equal(winograd, auto)
+
+
+def test_a_volume_is_seen_in_all_its_depth() -> None:
+    """Conv4 on 16 x 16 x 16: kernels of 27 taps, and each pool halves all three axes."""
+    backbone = conv4(width=8, norm="batch")
+    x = jnp.zeros((1, 16, 16, 16, 1))
+    params = jax.eval_shape(backbone.init, jax.random.key(0), x)
+    out, _ = jax.eval_shape(backbone.apply, params, x, jnp.ones(1, bool))
+    assert out.shape == (1, 8)
+    kernels = 27 * 8 + 3 * 27 * 8 * 8
+    assert sum(p.size for p in jax.tree.leaves(params)) == kernels + 4 * 2 * 8
+    for name in ("resnet12", "resnet18"):
+        backbone = registry.factory("backbones", name)(widths=(4, 8))
+        params = jax.eval_shape(backbone.init, jax.random.key(0), x)
+        out, _ = jax.eval_shape(backbone.apply, params, x, jnp.ones(1, bool))
+        assert out.shape == (1, 8)
 
 
 def test_conv4_is_the_standard_network() -> None:

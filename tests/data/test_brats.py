@@ -101,6 +101,25 @@ def test_each_contrast_is_scaled_by_itself(root: Path) -> None:
         np.testing.assert_allclose(record.image.astype(float), found[0].image.astype(float), atol=1)
 
 
+def test_patches_are_of_the_tumour_and_say_what_they_show(root: Path) -> None:
+    """One tumour of 3 x 4 x 3 voxels in every contrast; a smaller patch may miss its inner parts,
+    and without a tumour patches are of the middle."""
+    found = records(root, patches=4, edge=8.0)
+    assert [r.name for r in found[:4]] == ["t1 0", "t1ce 0", "t2 0", "flair 0"]
+    assert {(r.image.shape, r.mask.shape) for r in found} == {((8, 8, 8, 1), (8, 8, 8))}
+    assert {r.label for r in found} == {"enhancing"}
+    assert [int((found[0].mask == label).sum()) for label in (1, 2, 3)] == [7, 28, 1]
+    assert {r.label for r in records(root, patches=4, edge=8.0, label="regions")} == {
+        ("WT", "TC", "ET")
+    }  # fmt: skip
+    assert {r.label for r in records(root, patches=1, edge=1.0)} == {"core"}
+    assert sources.catalogue(str(root), patches=1).about == "BraTS 3-D patches of MICCAI"
+    reseg(np.uint8(0))(root)
+    assert [r.label for r in records(root, patches=2, edge=2.0, contrast="t1")] == [
+        "none", "none", "core",
+    ]  # fmt: skip
+
+
 def test_absent_contrasts_are_left_where_asked(root: Path) -> None:
     remove("HGG/Brats18_A_1/Brats18_A_1_t2.nii.gz")(root)
     assert len(records(root, slices=1, missing="leave")) == 3 + 4

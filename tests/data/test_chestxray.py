@@ -166,11 +166,13 @@ FIRST, *_, LAST = ROWS
 REST = "\n".join(list(ROWS)[:3])
 BAD = {
     "column": (edit(TABLE, "Patient ID", "Patient"), r"2017\.csv: lacks the columns \['Patient ID"),
-    "empty": (write(TABLE, ""), r"2017\.csv: has no rows"),
+    "empty": (write(TABLE, ""), r"2017\.csv: has no rows; download it again"),
     "header alone": (write(TABLE, HEADER), r"2017\.csv: has no rows"),
     "bytes": (write(TABLE, b"\xff\xfe\x00"), r"2017\.csv: not a readable table"),
     "quotes": (edit(TABLE, LAST, '"' + LAST), r"2017\.csv: not a readable table"),
-    "cut row": (edit(TABLE, "3,58,M,AP,2682,2749,0.143,0.143,", "3,5"), r"line 5 has 5 cells"),
+    "cut row": (
+        edit(TABLE, "3,58,M,AP,2682,2749,0.143,0.143,", "3,5"), r"line 5 has 5 cells .* download",
+    ),
     "finding": (edit(TABLE, "Infiltration", "Infiltr"), r"of 00000003_000\.png: no finding 'Inf"),
     "both": (edit(TABLE, "|Emphysema", "|No Finding"), r"no finding 'No Finding'"),
     "patient": (edit(TABLE, ",3,58", ",,58"), r"00000003_000\.png has no Patient ID"),

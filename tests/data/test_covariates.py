@@ -72,7 +72,7 @@ def test_hashed_groups_are_joined_by_hashed_names(path: Path) -> None:
         ("group,age\np1,40\np2,inf\np3,60\n", "row 2 has the age 'inf', no number"),
         ("patient,age\np1,40\n", r"lacks the columns \['group'\]"),
         ("group\np1\n", "has no column beside group"),
-        ("group,age\n", "has no rows"),
+        ("group,age\n", "has no rows; repair it$"),
         ("group,age\np1\n", "line 2 has 1 cells"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,10 @@ def salt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def save(
-    path: Path, values: Any = None, bits: int = 16, kind: str = "MONOCHROME2", **fields: Any
+    path: Path, values: Any = None, stored: int = 16, kind: str = "MONOCHROME2", **fields: Any
 ) -> Path:
-    """A file of a CT series with one slice; any field of its header may be given, None for none."""
+    """A file of a CT series with one slice, of `stored` bits a value; any field of its header may
+    be given, None for none."""
     values = np.arange(12, dtype=np.int16).reshape(3, 4) if values is None else values
     made = pydicom.Dataset()
     given = {
@@ -41,7 +43,7 @@ def save(
     for name, value in given.items():
         if value is not None:
             setattr(made, name, value)
-    made.set_pixel_data(values, kind, 16)
+    made.set_pixel_data(values, kind, stored)
     if values.dtype.kind == "i":
         made.PixelRepresentation = 1
     made.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
@@ -81,7 +83,7 @@ def test_the_normal_of_the_slices_counts_and_no_axis(tmp_path: Path) -> None:
     """Sagittal slices: rows along y, columns along -z, so the normal is -x."""
     for value, x in ((10, 7), (20, -3), (30, -9)):
         turn = {"ImageOrientationPatient": [0, 1, 0, 0, 0, -1], "ImagePositionPatient": [x, 50, 90]}
-        save(tmp_path / f"{value}", flat(value), **turn)
+        save(tmp_path / f"{90 - value}", flat(value), **turn)  # not in the order of names
     assert greys(tmp_path, window="25,50") == [51, 102, 153]
 
 
@@ -235,6 +237,7 @@ def test_times_are_read_to_the_second() -> None:
     assert found == datetime.datetime(2020, 1, 2, 3, 4)
     found = _dicom.parsed(Path("x"), "20200102", "030405.25+0100", "SeriesTime")
     assert found == datetime.datetime(2020, 1, 2, 3, 4, 5, 250_000)
+    assert _dicom.parsed(Path("x"), "20200102", "030405.25-0500", "SeriesTime") == found
 
 
 def test_frames_of_a_file_with_values_of_their_own(tmp_path: Path) -> None:
@@ -337,11 +340,188 @@ def test_a_salt_is_kept_once_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyP
         _identity.salt_of.__wrapped__(path)
     with pytest.raises(DataError, match="cannot be kept"):
         _identity.salt_of.__wrapped__(path / "below/salt")
+    path.write_bytes(b"\xff" * 32)
+    with pytest.raises(DataError, match="cannot be kept"):
+        _identity.salt_of.__wrapped__(path)
+    path.write_text(first + "\n")
+    assert _identity.salt_of.__wrapped__(path) == first
+    # Another process has made it since this one looked: that one counts.
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "exists", lambda self: False)
+        assert _identity.salt_of.__wrapped__(path) == first
+    assert path.read_text() == first + "\n"
     monkeypatch.delenv("MEDMETA_SALT")
     monkeypatch.setattr(_identity, "kept_salt", lambda: "0123456789abcdef")
     kept = _identity.hashed("x")
     monkeypatch.setenv("MEDMETA_SALT", "0123456789abcdef")
     assert _identity.hashed("x") == kept
+    monkeypatch.setenv("MEDMETA_SALT", "0123456789abcdefx")
+    assert _identity.hashed("") != kept
+
+
+def test_pictures_of_more_bits_are_scaled(tmp_path: Path) -> None:
+    values = np.array([[0, 500, 1000]], np.uint16)
+    save(tmp_path / "x", values, Modality="US")
+    low, high = np.percentile(values, (0.5, 99.5))
+    np.testing.assert_array_equal(records(tmp_path)[0].image[..., 0], between(values, low, high))
+
+
+def test_a_window_of_ones_own_goes_before_the_headers(tmp_path: Path) -> None:
+    values = np.array([[0, 100, 200]], np.int16)
+    save(tmp_path / "x", values, WindowCenter=0, WindowWidth=10)
+    found = records(tmp_path, intensity="header", window="100,200")[0].image[..., 0]
+    np.testing.assert_array_equal(found, between(values * 1.0, 0, 200))
+
+
+def test_each_frame_has_the_window_of_its_own(tmp_path: Path) -> None:
+    """Level 50.5 and widths 101 and 201: 0 to 100, and -50 to 150; the third has no such item."""
+    path = save(tmp_path / "x", np.stack([flat(25)] * 3), NumberOfFrames=3)
+    found = pydicom.dcmread(path)
+    found.PerFrameFunctionalGroupsSequence = []
+    for width in (101, 201):
+        group, own = pydicom.Dataset(), pydicom.Dataset()
+        own.WindowCenter, own.WindowWidth = 50.5, width
+        group.FrameVOILUTSequence = [own]
+        found.PerFrameFunctionalGroupsSequence.append(group)
+    found.save_as(path)
+    frames = _dicom.read_frames(path, [0, 1, 2], suv=False)
+    assert [frame.window for frame in frames] == [(50.5, 101), (50.5, 201), None]
+
+
+def test_a_range_of_values_may_be_padding(tmp_path: Path) -> None:
+    """From either end; and of values without a sign, the highest ones are no negative ones."""
+    values = np.array([[-2000, -1999, -1990, -1989, 0, 100]], np.int16)
+    for first, last in ((-2000, -1990), (-1990, -2000)):
+        fields = {"PixelPaddingValue": first, "PixelPaddingRangeLimit": last}
+        (frame,) = _dicom.read_frames(save(tmp_path / "x", values, **fields), [0], suv=False)
+        assert np.isnan(frame.values).tolist() == [[True, True, True, False, False, False]]
+    values = np.array([[0, 65534, 65535]], np.uint16)
+    path = save(tmp_path / "x", values, PixelPaddingValue=65535)
+    (frame,) = _dicom.read_frames(path, [0], suv=False)
+    assert np.isnan(frame.values).tolist() == [[False, False, True]]
+
+
+def test_a_table_of_values_goes_before_slope_and_intercept(tmp_path: Path) -> None:
+    path = save(tmp_path / "x", np.array([[0, 1, 2]], np.uint16))
+    found, table = pydicom.dcmread(path), pydicom.Dataset()
+    table.LUTDescriptor = [3, 0, 16]
+    table.LUTData = np.array([100, 7, 30_000], "<u2").tobytes()
+    table.ModalityLUTType = "US"
+    found.ModalityLUTSequence = [table]
+    found.save_as(path)
+    (frame,) = _dicom.read_frames(path, [0], suv=False)
+    assert frame.values.tolist() == [[100, 7, 30_000]]
+
+
+def test_planes_are_the_same_but_for_rounding(tmp_path: Path) -> None:
+    """Scanners write 0.9999 beside 1; a plane that is tilted by degrees is another."""
+    for tilt, expected in ((0.0004, [51, 102, 153]), (0.3, [153, 102, 51])):
+        for place, name in enumerate("abc"):
+            turn = (1, 0, 0, 0, 1, tilt * (place == 1))
+            save(tmp_path / name, flat(30 - 10 * place), **at(-place, place, turn))
+        assert greys(tmp_path, window="25,50") == expected
+
+
+def test_positions_that_are_no_numbers_do_not_order(tmp_path: Path) -> None:
+    for name, value, number in (("a", 30, 3), ("b", 20, 2), ("c", 10, 1)):
+        save(tmp_path / name, flat(value), **at(float("nan"), number))
+    assert greys(tmp_path, window="25,50") == [51, 102, 153]
+
+
+def test_the_colours_of_a_palette_are_the_high_bytes_of_its_entries(tmp_path: Path) -> None:
+    (record,) = records(bundled(tmp_path, "examples_palette.dcm"))
+    header = pydicom.dcmread(tmp_path / "examples_palette.dcm")
+    for channel, name in enumerate(("Red", "Green", "Blue")):
+        table = header[f"{name}PaletteColorLookupTableData"].value
+        entries = np.frombuffer(table, "<u2") >> 8
+        np.testing.assert_array_equal(record.image[..., channel], entries[header.pixel_array])
+
+
+@pytest.mark.parametrize("kind", ["SR", "PR", "SEG", "RTSTRUCT", "RTPLAN", "REG", "KO", "sr"])
+def test_objects_that_have_rows_may_be_no_images(tmp_path: Path, kind: str) -> None:
+    save(tmp_path / "x")
+    save(tmp_path / "y", SeriesInstanceUID="1.9", Modality=kind)
+    assert [r.modality for r in records(tmp_path)] == ["ct"]
+
+
+def test_scans_over_midnight_have_a_date_of_their_own(tmp_path: Path) -> None:
+    fields = {
+        **PET, "SeriesTime": "235900", "AcquisitionTime": "000100", "AcquisitionDate": "20200103",
+    }  # fmt: skip
+    started = {"RadiopharmaceuticalStartTime": "221900"}  # 100 minutes, a half-life, before
+    given = {**fields, "RadiopharmaceuticalInformationSequence": tracer(**started)}
+    path = save(tmp_path / "x", np.array([[1000]], np.int16), **given)
+    (frame,) = _dicom.read_frames(path, [0], suv=True)
+    np.testing.assert_allclose(frame.values, 2000 * 80_000 / 2e8, rtol=1e-6)
+
+
+def without(path: Path, *names: str) -> Path:
+    """Take fields out of a header, those that pydicom wants when it makes a file too."""
+    found = pydicom.dcmread(path)
+    for name in names:
+        delattr(found, name)
+    found.save_as(path)
+    return path
+
+
+def test_units_are_named_by_the_hashes_of_their_series(tmp_path: Path) -> None:
+    for name in "abc":
+        save(tmp_path / name, SeriesInstanceUID=None if name == "c" else f"1.{name == 'b':d}")
+    names = [unit.name for unit in sources.catalogue(str(tmp_path)).units]
+    assert len(set(names)) == 3
+    assert all(re.fullmatch("ct/series-[0-9a-f]{12}", name) for name in names)
+
+
+def test_files_of_no_series_stand_alone(tmp_path: Path) -> None:
+    """Also of one name, and with no identity of their own."""
+    for folder in ("1", "2"):
+        path = save(tmp_path / folder / "x", SeriesInstanceUID=None, PatientID=None)
+        without(path, "SOPInstanceUID", "StudyInstanceUID")
+    assert len(sources.catalogue(str(tmp_path)).units) == 2
+
+
+def test_a_series_of_no_patient_and_study_is_a_group(tmp_path: Path) -> None:
+    """Exports call the first file of every series alike."""
+    for series in "123":
+        fields = {"SeriesInstanceUID": f"1.{series}", "PatientID": "", "StudyInstanceUID": ""}
+        save(tmp_path / series / "IM0001", **fields)
+    assert len({record.group for record in records(tmp_path)}) == 3
+
+
+def test_slices_at_one_place_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for name, value, number in (("a", 30, 3), ("b", 20, 2), ("c", 10, 1)):
+        save(tmp_path / name, flat(value), **at(5, number))
+    assert greys(tmp_path, window="25,50") == [51, 102, 153]
+
+
+def test_a_single_folder_is_no_class(tmp_path: Path) -> None:
+    save(tmp_path / "export/x", SeriesInstanceUID="1.1")
+    save(tmp_path / "export/y", SeriesInstanceUID="1.2", Modality="MR")
+    assert [r.label for r in records(tmp_path)] == ["ct", "mr"]
+
+
+def test_the_index_of_an_export_is_no_image_and_nothing_left_out(tmp_path: Path) -> None:
+    save(tmp_path / "x")
+    save(tmp_path / "DICOMDIR", SeriesInstanceUID="1.9")
+    (tmp_path / "READ.TXT").write_text("x")
+    listed = sources.catalogue(str(tmp_path))
+    assert len(listed.units) == 1
+    assert listed.about == f"DICOM series of {tmp_path.name}"
+    (tmp_path / "DICOMDIR").unlink()
+    save(tmp_path / "DICOMDIR", Modality="SR")
+    assert sources.catalogue(str(tmp_path)).about == f"DICOM series of {tmp_path.name}"
+
+
+def test_a_window_of_ones_own_goes_before_suv_and_pictures(tmp_path: Path) -> None:
+    values = np.array([[0, 100, 200, 255]], np.int16)
+    save(tmp_path / "x", values, **{**PET, "PatientWeight": None})
+    found = records(tmp_path, window="200,400")[0].image[..., 0]
+    np.testing.assert_array_equal(found, between(values * 2.0, 0, 400))
+    eight = values.astype(np.uint8)
+    save(tmp_path / "x", eight, stored=8, Modality="US")
+    np.testing.assert_array_equal(records(tmp_path)[0].image[..., 0], eight)
+    found = records(tmp_path, window="100,200")[0].image[..., 0]
+    np.testing.assert_array_equal(found, between(eight * 1.0, 0, 200))
 
 
 def test_what_is_no_image_is_counted_and_left_out(tmp_path: Path) -> None:
@@ -359,6 +539,9 @@ def test_what_is_no_image_is_counted_and_left_out(tmp_path: Path) -> None:
 
 
 def test_burned_in_identity_is_refused_unless_kept(tmp_path: Path) -> None:
+    save(tmp_path / "x", BurnedInAnnotation="yes")
+    with pytest.raises(DataError, match="identity is burned into"):
+        records(tmp_path)
     save(tmp_path / "x", BurnedInAnnotation="YES")
     check_refused(tmp_path, (lambda _: None, "x: its header says that identity is burned into"))
     assert len(records(tmp_path, burned_in="keep")) == 1
@@ -405,10 +588,13 @@ CASES: list[Case] = [
     (absurd, "x: NumberOfFrames of 1000000000 is not to be read"),
     (larger, "x: a frame of 4294836225 pixels is not to be read"),
     (larger_than_the_file, "x: is cut off: smaller than the 524288 bytes of its pixels"),
+    (lambda root: without(root / "ill/x", "Rows"), "x: has no Rows and Columns"),
+    (lambda root: change(root, BitsAllocated=64), "x: BitsAllocated of 64 is not to be read"),
     (fields(RescaleSlope="nan"), "x: RescaleSlope must be a number|x: not a readable"),
     (lambda root: save(root / "well/z", SeriesInstanceUID="1.1"), "class folders ill, well"),
     (write("labels.csv", "label\nA\n"), "row 1 needs a label and one of series, patient, path"),
     (write("labels.csv", "path,label\nill,\n"), "row 1 needs a label"),
+    (write("labels.csv", "path,patient,label\nill,a,A\n"), "row 1 needs a label and one of"),
     (write("labels.csv", "path,label\nill,A\nnone,A\n"), "row 2 is of no file here"),
     (write("labels.csv", "path,label\nill,A\nill/x,B\n"), "row 2 names another label for a series"),
     (write("labels.csv", "patient,kind\na,A\n"), r"labels\.csv: .*label"),
@@ -440,8 +626,9 @@ def test_options_are_checked(tmp_path: Path, options: dict[str, Any], message: s
     check_refused(tmp_path, (lambda _: None, message), lambda root: records(root, **options))
 
 
-def test_a_header_without_a_window_is_named(tmp_path: Path) -> None:
-    save(tmp_path / "x")
+@pytest.mark.parametrize("window", [{}, {"WindowCenter": 40, "WindowWidth": 0}])
+def test_a_header_without_a_window_is_named(tmp_path: Path, window: dict[str, int]) -> None:
+    save(tmp_path / "x", **window)
     check_refused(
         tmp_path, (lambda _: None, "x: has no WindowCenter and WindowWidth"),
         lambda root: records(root, intensity="header"),
@@ -493,6 +680,7 @@ def test_real_files_compressed_without_loss_are_as_the_plain_one(tmp_path: Path,
         ("JPEG2000.dcm", 1, 1), ("examples_rgb_color.dcm", 3, 1),
         ("examples_ybr_color.dcm", 3, 16), ("examples_palette.dcm", 3, 1),
         ("SC_rgb_jpeg_dcmtk.dcm", 3, 1), ("SC_rgb_rle_2frame.dcm", 3, 2),
+        ("SC_ybr_full_422_uncompressed.dcm", 3, 1),
     ],
 )  # fmt: skip
 def test_real_files_of_other_kinds(tmp_path: Path, name: str, channels: int, count: int) -> None:

@@ -204,7 +204,12 @@ def test_scaling_is_that_of_the_images_given() -> None:
         (
             make_samples((30, 3), groups=None),
             EpisodeSpec(ways=2, shots=3),
-            "class 'b' has 3 images, 3 shots and a query need at least 4",
+            "class 'b' has too few images: 3, and 3-shot support with a query needs 4; lower",
+        ),
+        (
+            make_samples((30, 1)),
+            EpisodeSpec(ways=2, disjoint="group"),
+            "class 'b' has too few images: 1, and 1-shot support with a query needs 2",
         ),
         (
             make_samples((30, 30), groups=1),
@@ -212,7 +217,7 @@ def test_scaling_is_that_of_the_images_given() -> None:
             "class 'a' has 1 group, support and query need at least 2",
         ),
         (
-            make_samples((30, 3), groups=3),
+            make_samples((30, 8), groups=2),
             EpisodeSpec(ways=2, shots=5, disjoint="group"),
             "class 'b' has . images outside its largest group, 5 shots need 5",
         ),
@@ -226,8 +231,8 @@ def test_too_little_is_refused_by_class_and_number(samples, spec, message) -> No
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"ways": 1}, "ways must be >= 2"),
-        ({"ways": (4, 3)}, "ways must be >= 2, lowest first, got 4, 3"),
+        ({"ways": 0}, "ways must be >= 1"),
+        ({"ways": (4, 3)}, "ways must be >= 1, lowest first, got 4, 3"),
         ({"shots": 0}, "shots must be >= 1"),
         ({"queries": 0}, "queries must be >= 1"),
     ],

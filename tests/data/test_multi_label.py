@@ -118,8 +118,6 @@ def test_what_cannot_be_is_refused(samples: Samples) -> None:
         spec = EpisodeSpec(**{"ways": 3, "shots": 1, "queries": 2, **wrong})
         with pytest.raises(DataError, match="images have several labels"):
             check_pool(pool, spec, NAMES, "meta-train")
-    with pytest.raises(DataError, match="findings: its images have several labels"):
-        join({"a": samples, "b": samples})
 
 
 def test_an_archive_of_several_labels(tmp_path: Path) -> None:
@@ -171,3 +169,33 @@ def test_copies_never_stand_in_support_and_query(samples: Samples, disjoint: str
         there = number[support[support >= 0]], number[query[query >= 0]]
         assert not np.intersect1d(*there).size
     assert (np.asarray(drawn.query) >= 0).mean() > 0.3
+
+
+def test_of_joined_data_sets_no_image_counts_for_a_label_it_was_not_read_for(
+    samples: Samples,
+) -> None:
+    """An episode is of one data set: its images, and its images that show none, are of that."""
+    other = samples._replace(images=samples.images + 3, labels=samples.labels[:, ::-1])
+    joined = join({"a": samples, "b": other})
+    assert joined.labels.shape == (800, 16)
+    np.testing.assert_array_equal(joined.labels[400:, 8:], other.labels)
+    assert not joined.labels[:400, 8:].any()
+    pool = make_pool(joined, joined.class_names, fit_scaling(joined.images))
+    spec = EpisodeSpec(ways=3, shots=2, queries=4, within="domain")
+    check_pool(pool, spec, joined.class_names, "meta-train")
+    keys = jax.random.split(jax.random.key(4), 300)
+    drawn = jax.jit(jax.vmap(lambda key: sample_indices(key, pool, spec)))(keys)
+    homes = set()
+    of_episodes = map(np.asarray, (drawn.classes, drawn.support, drawn.query))
+    for classes, *parts in zip(*of_episodes, strict=True):
+        (home,) = {int(label) // 8 for label in classes}
+        for part in parts:
+            assert {int(index) // 400 for index in part[part >= 0]} == {home}
+        homes.add(home)
+    assert homes == {0, 1}
+
+
+def test_a_class_an_image_and_several_labels_are_not_joined(samples: Samples) -> None:
+    plain = samples._replace(labels=np.arange(400, dtype=np.int32) % 8, about="plain")
+    with pytest.raises(DataError, match="findings \\+ plain: one has a class an image, another"):
+        join({"a": samples, "b": plain})

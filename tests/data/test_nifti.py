@@ -224,3 +224,28 @@ def test_real_volumes_of_one_subject() -> None:
     both = (cords["t1w"] & cords["t2w"]).sum()
     dice = 2 * both / (cords["t1w"].sum() + cords["t2w"].sum())
     assert dice > 0.8, "the same cord in two contrasts, brought onto one grid"
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs the real data beside the project")
+def test_real_patches_are_of_the_cord_and_drawn_as_its_slices() -> None:
+    """One cord, one patch, with the cord in its middle; where voxels are cubes, each slice of the
+    patch is a window of one of the volume's, in their order."""
+    patches = {r.modality: r for r in records(REAL, patches=3, edge=16.0)}
+    assert {name: r.image.shape[:3] for name, r in patches.items()} == {
+        "t1w": (16, 16, 16), "t2w": (16, 16, 16), "t2star": (32, 32, 32), "mt1": (19, 19, 19),
+    }  # fmt: skip
+    for record in patches.values():
+        middle = len(record.mask) // 2
+        assert record.mask[:, middle, middle].all()
+        assert not record.mask[:, 0, 0].any()
+    whole = [r for r in records(REAL, slices=0) if r.modality == "t1w"]
+    stack = np.stack([r.image[..., 0] for r in whole]).astype(np.int16)
+    windows = np.lib.stride_tricks.sliding_window_view(stack, (16, 16), (1, 2))
+    cube = patches["t1w"].image[..., 0].astype(np.int16)
+    found = [np.argwhere((np.abs(windows - one) <= 1).all((-1, -2))) for one in cube]
+    assert [len(places) for places in found] == [1] * 16
+    first = found[0][0]
+    np.testing.assert_array_equal(np.concatenate(found), first + [[i, 0, 0] for i in range(16)])
+    labels = np.stack([r.mask for r in whole])
+    inside = tuple(slice(a, a + 16) for a in first)
+    np.testing.assert_array_equal(labels[inside], patches["t1w"].mask)

@@ -24,6 +24,9 @@ RICH = [
            "t1", np.ones((4, 5), np.uint8), (Box(0.5, 1, 2, 3.25, "nodule"),)),
     Record(np.full((2, 9, 1), 7, np.uint8), (), group=""),
     Record(np.full((1, 3, 1), 7, np.uint8), ("x",), "only"),
+    Record(np.arange(72, dtype=np.uint8).reshape(2, 3, 4, 3), ("x",), "volume",
+           mask=np.arange(24, dtype=np.uint8).reshape(2, 3, 4)),
+    Record(np.arange(9, dtype=np.uint8).reshape(1, 3, 3, 1), ("x",), "one slice"),
 ]  # fmt: skip
 
 
@@ -56,10 +59,10 @@ def test_everything_of_a_record_is_kept(tmp_path: Path, monkeypatch: pytest.Monk
     assert found.class_names == ("x", "ÿ")
     assert found.split == {"train": ("x",)}
     read = [record for unit in found.units for record in unit.read()]
-    names = ["a.bin[z=1]", "a.bin", "a.bin[only]"]
+    names = ["a.bin[z=1]", "a.bin", "a.bin[only]", "a.bin[volume]", "a.bin[one slice]"]
     for before, name, after in zip(RICH, names, read, strict=True):
         np.testing.assert_equal(after._asdict(), before._replace(name=name)._asdict())
-    assert (manifest["masks"], manifest["boxes"], manifest["modalities"]) == (1, 1, {"t1": 1})
+    assert (manifest["masks"], manifest["boxes"], manifest["modalities"]) == (2, 1, {"t1": 1})
 
 
 def test_the_same_call_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -148,7 +151,7 @@ def test_killed_half_way_is_never_read_and_done_again_gives_the_same(tmp_path: P
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"medmeta": 99}, "of format 99, this version reads 1"),
+        ({"medmeta": 99}, "of format 99, this version reads 2"),
         ({"samples": "many"}, "samples is not of type int"),
         ({"samples": 35}, "speaks of 35 images, 36 are stored"),
         ({"files": None}, "files is not of type dict"),
@@ -181,6 +184,31 @@ def test_scaled_down_with_mask_and_boxes() -> None:
     assert within(same, 40) is same
     assert within(same, 0) is same
     assert within(Record(np.full((1, 1, 1), 9, np.uint8), "a"), 0).image.tolist() == [[[9]] * 2] * 2
+
+
+def test_a_volume_is_scaled_down_with_its_mask() -> None:
+    image = np.zeros((10, 20, 40, 1), np.uint8)
+    image[:, :, 20:] = 255
+    small = within(Record(image, "a", mask=(image[..., 0] > 0).astype(np.uint8) * 3), 10)
+    assert small.image.shape == (2, 5, 10, 1)
+    np.testing.assert_array_equal(small.mask, np.broadcast_to([0] * 5 + [3] * 5, (2, 5, 10)))
+    assert small.image[0, 0, [0, 9], 0].tolist() == [0, 255]
+    labels = (np.arange(40) % 7 * 30).astype(np.uint8) * np.ones((10, 20, 1), np.uint8)
+    small = within(Record(image, "a", mask=labels), 9)
+    assert set(np.unique(small.mask)) <= set(range(0, 210, 30)), "labels are never blended"
+    deep = Record(image.transpose(2, 0, 1, 3), "a")
+    assert within(deep, 10).image.shape == (10, 2, 5, 1)
+    assert within(deep, 40) is deep
+    assert within(Record(np.full((1, 1, 1, 1), 9, np.uint8), "a"), 0).image.shape == (2, 2, 2, 1)
+
+
+def test_a_folder_of_another_format_is_not_taken_for_the_same(tmp_path: Path) -> None:
+    raw = folder.example(tmp_path / "raw")
+    prepare(raw, tmp_path / "out")
+    path = tmp_path / "out" / MANIFEST
+    path.write_text(json.dumps({**json.loads(path.read_text()), "medmeta": 1}))
+    with pytest.raises(DataError, match=r"prepared otherwise \(medmeta differ\); .* or remove it"):
+        prepare(raw, tmp_path / "out")
 
 
 @pytest.mark.slow

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from medmeta_jax.data.reading import load_samples, read_units
-from medmeta_jax.data.records import Catalogue, Record, Unit
-from medmeta_jax.data.samples import DataError
+from medmeta_jax.data.records import Box, Catalogue, Record, Unit
+from medmeta_jax.data.samples import DataError, fit_image, join, zoomed
+from medmeta_jax.data.splits import make_split
 
 
 def record(value: int = 0, **fields: Any) -> Record:
@@ -100,6 +101,19 @@ def test_whatever_a_decoder_raises_is_the_units_problem() -> None:
         (record()._replace(image=np.zeros((0, 4, 1), np.uint8)), "an image of no pixels"),
         (record(mask=np.zeros((3, 3), np.uint8)), "a mask of uint8"),
         (record(mask=np.zeros((4, 6))), "a mask of float64"),
+        (record()._replace(image=np.zeros((2, 4, 4, 4), np.uint8)), "an image must be uint8"),
+        (record()._replace(image=np.zeros((2, 2, 4, 4, 1), np.uint8)), "an image must be uint8"),
+        (record()._replace(image=np.zeros((2, 0, 4, 1), np.uint8)), "an image of no pixels"),
+        (
+            record(mask=np.zeros((4, 6), np.uint8))._replace(
+                image=np.zeros((4, 6, 3, 1), np.uint8)
+            ),
+            r"a mask of uint8 \(4, 6\) on an image \(4, 6, 3, 1\)",
+        ),
+        (
+            record(boxes=(Box(0, 0, 1, 1, "b"),))._replace(image=np.zeros((2, 4, 4, 1), np.uint8)),
+            r"boxes, which are of pictures, on a volume \(2, 4, 4, 1\)",
+        ),
     ],
 )
 def test_a_record_that_breaks_the_contract_is_named(wrong: Record, message: str) -> None:
@@ -137,6 +151,58 @@ def test_grey_becomes_colour_where_any_is() -> None:
     colour = record()._replace(image=np.zeros((3, 3, 3), np.uint8))
     samples = load_samples(catalogue([lambda: [record(9), colour]]), image_size=4)
     assert samples.images.shape == (2, 4, 4, 3)
+
+
+def volume(*shape: int, value: int = 9) -> Record:
+    return record()._replace(image=np.full(shape, value, np.uint8))
+
+
+def test_volumes_become_cubes() -> None:
+    """Proportions are kept, what is added is 0, and grey becomes colour where any is."""
+    samples = load_samples(
+        catalogue([lambda: [volume(2, 4, 8, 1), volume(3, 3, 3, 3)]]), image_size=4
+    )
+    assert samples.images.shape == (2, 4, 4, 4, 3)
+    there = np.zeros((4, 4, 4, 3), np.uint8)
+    there[2:3, 1:3] = 9  # one slice of two rows
+    np.testing.assert_array_equal(samples.images[0], there)
+    assert (samples.images[1] == 9).all()
+
+
+def test_pictures_and_volumes_do_not_stand_together() -> None:
+    reads = [lambda: [volume(4, 4, 4, 1)], lambda: [record()]]
+    with pytest.raises(DataError, match=r"1\.png: two-dimensional, and 0\.png is three-dim"):
+        load_samples(catalogue(reads), image_size=4)
+    parts = {str(i): load_samples(catalogue([read]), image_size=4) for i, read in enumerate(reads)}
+    with pytest.raises(DataError, match="some files: two-dimensional, and some files is three-dim"):
+        join(parts)
+    with pytest.raises(DataError, match="two-dimensional"):
+        make_split(parts["0"], val=parts["1"], test=parts["1"])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_volume_is_scaled_as_its_slices_are(channels: int) -> None:
+    """Of slices that are all the same picture, at any size."""
+    picture = np.random.default_rng(0).integers(0, 256, (9, 14, channels), np.uint8)
+    for size in (5, 14, 20):
+        found = fit_image(np.stack([picture] * 14), size)
+        assert found.shape == (size, size, size, channels)
+        for one in found:
+            np.testing.assert_array_equal(one, fit_image(picture, size))
+
+
+def test_each_axis_is_scaled_alike() -> None:
+    """A ramp along one axis, wherever it lies; and labels stay labels."""
+    ramp = np.broadcast_to(np.arange(0, 240, 20, dtype=np.uint8)[:, None, None], (12, 8, 6))
+    small = zoomed(ramp[..., None], (6, 4, 3), smooth=True)[..., 0]
+    assert np.abs(np.diff(small[1:-1, 0, 0].astype(int)) - 40).max() <= 1
+    for order in ((1, 0, 2), (2, 1, 0)):
+        size = tuple(np.asarray((6, 4, 3))[list(order)])
+        turned = zoomed(ramp.transpose(order)[..., None], size, smooth=True)[..., 0]
+        np.testing.assert_array_equal(turned, small.transpose(order))
+    labels = zoomed((ramp // 20 % 3 * 100)[..., None], (7, 9, 6), smooth=False)
+    assert labels.shape == (7, 9, 6, 1)
+    assert set(np.unique(labels)) == {0, 100, 200}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 from medmeta_jax.data.episodes import EpisodeSpec, check_pool, sample_indices
 from medmeta_jax.data.pool import fit_scaling, make_pool
 from medmeta_jax.data.records import checked
-from medmeta_jax.data.samples import DataError, Samples
+from medmeta_jax.data.samples import DataError, Samples, has_values
 from medmeta_jax.data.sources import LAST, catalogue, find, load, sources
 from medmeta_jax.data.splits import SIDES, make_split
 
@@ -60,7 +60,9 @@ def test_shapes_and_dtypes(samples: Samples) -> None:
     assert samples.images.shape[-1] in (1, 3)
     assert samples.images.dtype == np.uint8
     if samples.labels.ndim == 2:
-        assert (samples.labels.dtype, samples.labels.any(0).all()) == (bool, True)
+        values = samples.labels.dtype == np.float32
+        known = ~np.isnan(samples.labels) if values else samples.labels
+        assert (values or samples.labels.dtype == bool, known.any(0).all()) == (True, True)
         assert samples.labels.shape == (n, len(samples.class_names))
     else:
         assert samples.labels.dtype == np.int32
@@ -83,16 +85,23 @@ def test_size_is_as_asked(example: str, samples: Samples) -> None:
 
 
 def test_sides_and_episodes_are_disjoint(samples: Samples) -> None:
-    if len(samples.class_names) < 2 * len(SIDES):  # it can be judged on, with all its classes
+    values = has_values(samples)
+    if (
+        len(samples.class_names) < 2 * len(SIDES) and not values
+    ):  # it can be judged on, with all its classes
         pools = {"test": make_pool(samples, samples.class_names, fit_scaling(samples.images))}
         classes = {"test": samples.class_names}
     else:
         split = make_split(samples)
         pools, classes = split.pools, split.classes
-    names = [name for side in pools for name in classes[side]]
-    assert len(set(names)) == len(names)
+    if values:  # all of them on every side, of other images
+        seen = [image.tobytes() for pool in pools.values() for image in np.asarray(pool.x)]
+        assert len(set(seen)) == len(seen) == len(samples.images)
+    else:
+        names = [name for side in pools for name in classes[side]]
+        assert len(set(names)) == len(names)
     disjoint = "image" if samples.groups is None else "group"
-    spec = EpisodeSpec(ways=2, shots=1, queries=2, disjoint=disjoint)
+    spec = EpisodeSpec(ways=1 if values else 2, shots=1, queries=2, disjoint=disjoint)
     for side, pool in pools.items():
         check_pool(pool, spec, classes[side], side)
         keys = jax.random.split(jax.random.key(0), 100)

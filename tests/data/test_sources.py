@@ -89,7 +89,7 @@ def damage_groups(where: Path) -> None:
     (where / "groups.csv").write_text("path,label\na/0.png,a\n")
 
 
-@pytest.mark.parametrize("read", [read_image, lambda path: read_mask(path, merge=True)])
+@pytest.mark.parametrize("read", [read_image, read_mask])
 def test_a_decompression_bomb_is_not_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], np.ndarray]
 ) -> None:
@@ -110,7 +110,33 @@ def test_groups_by_label_and_name(tmp_path: Path) -> None:
     assert samples.groups.tolist() == [f"{c}-patient{i}" for c in "ab" for i in range(3)]
 
 
+def test_groups_table_as_a_spreadsheet_saves_it(tmp_path: Path) -> None:
+    """Spaces, blank lines, columns without a name, and paths as Windows writes them."""
+    write_images(tmp_path, "a")
+    lines = [f"a\\{i}.png, patient{i // 2} ,," for i in range(3)]
+    text = "\n".join(["path,group,,", *lines, ",,,", ""])
+    (tmp_path / "groups.csv").write_text(text)
+    samples = sources.load(str(tmp_path), image_size=8)
+    assert samples.groups.tolist() == ["patient0", "patient0", "patient1"]
+
+
 BAD_FOLDERS = {
+    "groups cut off": (
+        lambda p: (p / "groups.csv").write_text("path,label,group\na/0.png,a\n"),
+        r"groups\.csv: line 2 has 2 cells and the header names 3; repair it$",
+    ),
+    "groups with an open quote": (
+        lambda p: (p / "groups.csv").write_text('path,group\na/0.png,"p1\n'),
+        r"groups\.csv: not a readable table \(.*\); repair it$",
+    ),
+    "groups of no name": (
+        lambda p: (p / "groups.csv").write_text("path,group\na/0.png,\n"),
+        r"groups\.csv: has no group for a/0\.png",
+    ),
+    "groups without rows": (
+        lambda p: (p / "groups.csv").write_text("path,group\n"),
+        r"groups\.csv: has no rows; repair it$",
+    ),
     "two groups": (
         lambda p: (p / "groups.csv").write_text("path,label,group\na/0.png,a,p1\n0.png,a,p2\n"),
         r"names several groups for a/0\.png: \['p1', 'p2'\]",
@@ -129,6 +155,15 @@ BAD_FOLDERS = {
         r"groups\.csv: has no group for a/1\.png",
     ),
 }
+
+
+def test_a_folder_of_an_archive_says_to_give_the_archive(tmp_path: Path) -> None:
+    np.savez(tmp_path / "set.npz", images=np.zeros((1, 2, 2), np.uint8), labels=np.zeros(1, int))
+    with pytest.raises(DataError, match=r"no class folders; .* give .*set\.npz$"):
+        sources.load(str(tmp_path), image_size=8)
+    (tmp_path / "set.npz").unlink()
+    with pytest.raises(DataError, match=r"no class folders; expected .*<image files>$"):
+        sources.load(str(tmp_path), image_size=8)
 
 
 @pytest.mark.parametrize("name", BAD_FOLDERS)
@@ -201,6 +236,19 @@ def test_slices_of_volumes_are_of_one_group(tmp_path: Path) -> None:
     assert len(sources.catalogue(str(path), slices=0).units[0].read()) == 15
     with pytest.raises(DataError, match="the option slices must be >= 0, got -1"):
         sources.catalogue(str(path), slices=-1)
+
+
+def test_volumes_may_stay_whole(tmp_path: Path) -> None:
+    """Each an image of its own group, and no slices."""
+    volumes = np.arange(3 * 5 * 6 * 7).reshape(3, 5, 6, 7).astype(np.uint8)
+    path = tmp_path / "v.npz"
+    np.savez(path, images=volumes, labels=[0, 1, 1])
+    found = sources.catalogue(str(path), whole=True).units[0].read()
+    assert [(r.name, r.label, r.group) for r in found] == [
+        ("0", "class0", "0"), ("1", "class1", "1"), ("2", "class1", "2"),
+    ]  # fmt: skip
+    for record, volume in zip(found, volumes, strict=True):
+        np.testing.assert_array_equal(record.image, volume[..., None])
 
 
 def test_volumes_keep_the_groups_that_are_given(tmp_path: Path) -> None:

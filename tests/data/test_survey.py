@@ -108,6 +108,24 @@ def test_intensity_by_hand() -> None:
     assert found == {"mean": 150.0, "std": pytest.approx(86.603, abs=1e-3), "min": 0, "max": 200}
 
 
+def test_a_volume_is_shown_by_its_middle_slice() -> None:
+    """In its hash and on the sheet; an exact copy is one of all of it."""
+    slices = np.stack([picture(i)[..., None] for i in range(5)])
+    first, other = slices.copy(), slices.copy()
+    other[0] = 0
+    looks = [survey.look_at(Record(x, "a")) for x in (first, other, slices[2])]
+    assert looks[0].size == (5, 32, 40, 1)
+    assert len({look.exact for look in looks}) == 3
+    assert survey.near_pairs(looks)[0] == [(0, 1), (0, 2), (1, 2)]
+    sheet = ContactSheet()
+    for look, image in zip(looks, (first, other, slices[2]), strict=True):
+        sheet.add(look, image)
+    for shown in sheet.kept["a"][1:]:
+        np.testing.assert_array_equal(shown, sheet.kept["a"][0])
+    found = survey.facts(survey.Survey("volumes", looks[:1], []))
+    assert any("5x32x40x1 (1)" in line for line in survey.lines(found))
+
+
 def test_too_many_alike_are_not_compared_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(survey, "MOST_COMPARED", 3)
     looks = [survey.look_at(Record(picture(0)[..., None] // 2 + i, "a")) for i in range(5)]

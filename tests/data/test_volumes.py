@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from medmeta_jax.data._cuts import check_cut, counted, cut, spread
 from medmeta_jax.data._volumes import (
     Volume,
-    check_cut,
-    counted,
-    cut,
     onto,
     read_mask,
     read_volume,
-    spread,
+    resampled,
+    sampled,
 )
 from medmeta_jax.data.samples import DataError
 
@@ -260,9 +260,17 @@ def test_a_mask_keeps_its_labels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(mask.values, marked())
 
 
+OPTIONS = {
+    "plane": "axial", "slices": 1, "intensity": "range", "spacing": 0.0, "patches": 0, "edge": 9.0,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ({"patches": -1}, "the option patches must be >= 0, got -1"),
+        ({"edge": 0.0}, "the option edge must be from 0.01 to 1000.0 mm, got 0.0"),
+        ({"edge": float("nan")}, "the option edge must be from 0.01 to 1000.0 mm, got nan"),
         ({"plane": "top"}, "the option plane must be one of sagittal, coronal, axial"),
         ({"intensity": "best"}, "the option intensity must be one of percentile"),
         ({"slices": -1}, "the option slices must be >= 0, got -1"),
@@ -272,7 +280,7 @@ def test_a_mask_keeps_its_labels(tmp_path: Path) -> None:
 )
 def test_options_are_checked(given: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        check_cut(**{"plane": "axial", "slices": 1, "intensity": "range", "spacing": 0.0, **given})
+        check_cut(**{**OPTIONS, **given})
 
 
 def test_statistics_are_of_numbers_within() -> None:
@@ -293,3 +301,93 @@ def test_whole_numbers_are_resampled_as_numbers(tmp_path: Path) -> None:
     found = onto(volume, Volume(tmp_path, stored, affine)).values
     np.testing.assert_allclose(found[..., 0], [[0.5, 2.5], [4.5, 6.5]])
     assert np.isnan(found[..., 1]).all()
+
+
+# Axes of 1, 0.5 and 2.5 mm, the first two turned in their plane.
+OBLIQUE = np.array([[0.8, -0.3, 0, -7], [0.6, 0.4, 0, 11], [0, 0, 2.5, 5], [0, 0, 0, 1]])
+
+
+def world(volume: Volume) -> np.ndarray:
+    """Where each voxel's centre is, in mm: [x, y, z, 3]."""
+    index = np.stack(np.indices(volume.values.shape), -1)
+    return index @ volume.affine[:3, :3].T + volume.affine[:3, 3]
+
+
+@pytest.mark.parametrize("spacing", [0.3, 0.5, 1.0, 1.3, 2.0, 3.7])
+def test_a_ramp_in_mm_stays_it_at_any_spacing(spacing: float) -> None:
+    """Finer along some axes, coarser along others: each voxel has the value of its place."""
+    slope = np.array([1.0, -2.0, 0.5])
+    grid = Volume(Path("v.nii"), np.zeros((40, 80, 30), np.float32), OBLIQUE)
+    ramp = grid._replace(values=(world(grid) @ slope).astype(np.float32))
+    found = resampled(ramp, spacing)
+    assert found.values.dtype == np.float32
+    np.testing.assert_allclose(found.spacing, spacing)
+    inside = tuple(slice(math.ceil(5 / spacing), -math.ceil(5 / spacing)) for _ in range(3))
+    wide = tuple(slice(math.ceil(12 / spacing), -math.ceil(12 / spacing)) for _ in range(3))
+    inside = inside if spacing <= 2 else wide  # a wider blur reaches further from the border
+    assert found.values[inside].size > 50
+    np.testing.assert_allclose(found.values[inside], (world(found) @ slope)[inside], atol=1e-3)
+
+
+def test_the_new_grid_lies_over_the_old_one() -> None:
+    """The same centre, and the same extent to half a voxel."""
+    made = Volume(Path("v.nii"), np.zeros((7, 10, 4), np.int16), OBLIQUE)
+    for spacing in (0.4, 1.0, 3.0, 50.0):
+        found = resampled(made, spacing)
+        middles = [v.affine @ [*(np.asarray(v.values.shape) - 1) / 2, 1] for v in (made, found)]
+        np.testing.assert_allclose(*middles, atol=1e-9)
+        extent = np.asarray(made.values.shape) * made.spacing
+        new = np.asarray(found.values.shape)
+        assert (np.abs(new * spacing - extent) <= spacing / 2 + 1e-9).all() or 1 in new
+    same = resampled(volume(marked()), 1.0)
+    np.testing.assert_array_equal(same.values, marked())
+    np.testing.assert_array_equal(same.affine, np.eye(4))
+
+
+@pytest.mark.parametrize("spacing", [0.7, 1.0, 1.6])
+def test_a_ball_keeps_its_volume_and_its_place(spacing: float) -> None:
+    grid = Volume(Path("m.nii"), np.zeros((30, 60, 14), np.uint8), OBLIQUE)
+    middle = grid.affine[:3] @ [14.3, 31.2, 6.4, 1]
+    apart = np.linalg.norm(world(grid) - middle, axis=-1)
+    ball = grid._replace(values=np.where(apart < 9, np.uint8(7), np.uint8(0)))
+    found = resampled(ball, spacing, mask=True)
+    assert found.values.dtype == np.uint8
+    assert set(np.unique(found.values)) == {0, 7}
+    exact = 4 / 3 * math.pi * 9**3
+    assert (found.values > 0).sum() * spacing**3 == pytest.approx(exact, rel=0.04)
+    np.testing.assert_allclose(world(found)[found.values > 0].mean(0), middle, atol=spacing / 4)
+
+
+def test_what_is_coarser_is_of_all_that_lies_between() -> None:
+    """Stripes of one voxel, which every third place alone would show as stripes too, are grey; and
+    the sum of a spot stays, weighed by the voxels' size."""
+    stripes = np.zeros((32, 4, 4))
+    stripes[::2] = 100
+    found = resampled(volume(stripes), 3.0).values[2:-2]
+    assert np.abs(found - 50).max() < 5
+    spot = np.zeros((45, 45, 45))
+    spot[22, 20, 23] = 1000
+    assert resampled(volume(spot), 3.0).values.sum() * 27 == pytest.approx(1000, rel=0.02)
+
+
+def test_edges_go_on_and_what_is_no_number_is_filled() -> None:
+    values = np.array([0.0, 10, np.nan, 30]).reshape(4, 1, 1)
+    first, steps = np.array([-0.5, 0, 0]), np.array([0.5, 1, 1])
+    found = sampled(values, first, steps, (9, 1, 1)).ravel()
+    np.testing.assert_allclose(found, [0, 0, 5, 10, *[np.nan] * 3, 30, 30])
+    found = sampled(values, first, steps, (9, 1, 1), fill=-10.0).ravel()
+    np.testing.assert_allclose(found, [0, 0, 5, 10, 0, -10, 10, 30, 30])
+
+
+def test_a_part_is_read_as_the_whole_would_be() -> None:
+    """What is cut off before it is blurred has no part in it."""
+    values = np.random.default_rng(0).normal(size=(40, 30, 20))
+    steps = np.array([2.0, 1.4, 0.5])
+    whole = sampled(values, np.zeros(3), steps, (20, 21, 39))
+    part = sampled(values, steps * [7, 8, 9], steps, (4, 5, 6))
+    np.testing.assert_allclose(part, whole[7:11, 8:13, 9:15], atol=1e-6)
+
+
+def test_too_fine_a_grid_is_refused() -> None:
+    with pytest.raises(DataError, match=r"v\.nii: would be of \[.*\] voxels at 0\.001 mm; give a"):
+        resampled(volume(marked()), 0.001)

@@ -13,7 +13,13 @@ from medmeta_jax.metrics.classification import (
     pool_confusion,
     quadratic_kappa,
 )
-from medmeta_jax.metrics.intervals import over_classes, over_episodes, paired_difference
+from medmeta_jax.metrics.intervals import (
+    episode_means,
+    over_classes,
+    over_episodes,
+    paired_difference,
+    subject_means,
+)
 
 
 def test_scores_equal_scikit_learn() -> None:
@@ -105,3 +111,20 @@ def test_bootstrap_over_classes() -> None:
     assert low < 0.35
     assert high > 0.65
     assert over_classes(uneven, classes) == (low, high)
+
+
+def test_means_of_episodes_and_of_subjects_by_hand() -> None:
+    values = np.array([[1.0, 0.0, 0.5], [0.25, 0.75, np.nan]])
+    mask = np.array([[True, True, True], [True, True, False]])
+    subjects = np.array([[7, 3, 3], [7, 9, 3]])
+    np.testing.assert_allclose(episode_means(values, mask), [0.5, 0.5])
+    np.testing.assert_allclose(subject_means(values, mask, subjects), [0.25, 0.625, 0.75])
+    classes = np.stack([values, 1 - values], -1)
+    np.testing.assert_allclose(episode_means(classes, mask), [[0.5, 0.5], [0.5, 0.5]])
+
+
+def test_means_refuse_what_has_no_images_or_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="an episode has no query images"):
+        episode_means(np.zeros((2, 1)), np.array([[True], [False]]))
+    with pytest.raises(ValueError, match=r"must be \[E, n\] alike"):
+        subject_means(np.zeros((2, 1)), np.ones((2, 1), bool), np.zeros(2))

@@ -180,12 +180,12 @@ def test_conv_refuses_wrong_axes() -> None:
         conv(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 2)), form="fft")
 
 
-@pytest.mark.parametrize("shape", [(2, 6, 6, 3), (1, 5, 7, 2)])
+@pytest.mark.parametrize("shape", [(2, 6, 6, 3), (1, 5, 7, 2), (2, 4, 5, 7, 2)])
 def test_max_pool_equals_reduce_window(x64: None, shape) -> None:
     x, d = normal(0, *shape), normal(1, *shape)
 
     def plain(x):
-        window = (1, 2, 2, 1)
+        window = (1, *(2,) * (x.ndim - 2), 1)
         return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, "VALID")
 
     def everything(pool):
@@ -197,9 +197,16 @@ def test_max_pool_equals_reduce_window(x64: None, shape) -> None:
 
 
 def test_max_pool_gives_a_tie_to_one() -> None:
-    grad = jax.grad(lambda x: max_pool(x).sum())(jnp.ones((1, 2, 2, 1)))
-    assert grad.sum() == 1
-    assert grad[0, 0, 0, 0] == 1
+    for shape in ((1, 2, 2, 1), (1, 2, 2, 2, 1)):
+        grad = jax.grad(lambda x: max_pool(x).sum())(jnp.ones(shape))
+        assert grad.sum() == 1
+        assert grad.ravel()[0] == 1
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 1), (1, 4, 1, 1), (1, 2, 2, 1, 1), (1, 2, 2, 2, 2, 1)])
+def test_max_pool_refuses_what_it_cannot_halve(shape) -> None:
+    with pytest.raises(ValueError, match=r"x must be .* with D, H, W >= 2"):
+        max_pool(jnp.ones(shape))
 
 
 def test_moments_and_normalise() -> None:

@@ -1,0 +1,122 @@
+"""What a label is, as a value: the loss, the scores and the columns of a table follow from it.
+
+Told by the labels alone: y [n] int is a class, [n, ways] int are several labels, [n] float is
+something that was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from medmeta_jax.losses import (
+    accuracy,
+    balanced_binary_cross_entropy,
+    cross_entropy,
+    explained,
+    gentle_squared_error,
+    label_accuracy,
+    ranked_probability,
+)
+from medmeta_jax.metrics.classification import confusion, episode_scores
+from medmeta_jax.metrics.multi_label import label_scores, pooled_label_scores, sigmoid
+from medmeta_jax.metrics.pooled import pooled_scores, softmax
+from medmeta_jax.metrics.values import errors, pooled_value_scores, value_scores
+from medmeta_jax.types import Array, Loss
+
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # logits, y, mask, classes
+
+
+class Kind(NamedTuple):
+    """What follows from what a label is.
+
+    name: in words. loss: of every learner. score: (logits, y, mask) -> scalar of an episode in
+    training, higher is better.
+    columns: the scores of a table, of which the first is what rows are compared by.
+    chosen_by: the score that settings and checkpoints are chosen by.
+    each: logits, y, mask, classes of episodes on the host -> that first score of every query
+        [N], and the class that it is of [N].
+    by_episode: (logits, y, mask) -> scores [E] by name.
+    pooled: (logits, y, mask, classes) -> scores of all predictions together, by name.
+    """
+
+    name: str
+    loss: Loss
+    score: Callable[[Array, Array, Array], Array]
+    columns: tuple[str, ...]
+    chosen_by: str
+    each: Callable[..., tuple[np.ndarray, np.ndarray]]
+    by_episode: Callable[..., dict[str, np.ndarray]]
+    pooled: Callable[..., dict[str, float]]
+
+
+def guesses(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The way [E, n] each query image is taken for; a wrong one where a logit is not finite."""
+    finite = np.isfinite(logits).all(-1)
+    wrong = (y + 1) % logits.shape[-1]
+    return np.where(finite, logits.argmax(-1), wrong)
+
+
+def each_class(*arrays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each query is taken for its class, and the class."""
+    logits, y, mask, classes = arrays
+    return (guesses(logits, y) == y)[mask], np.take_along_axis(classes, y, axis=1)[mask]
+
+
+def class_scores(logits: np.ndarray, y: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+    """Accuracy, macro recall and macro F1 of each episode."""
+    return episode_scores(confusion(guesses(logits, y), y, mask, logits.shape[-1]))
+
+
+def each_label(*arrays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each label of each query is told at a probability of a half, and the label."""
+    logits, y, mask, classes = arrays
+    correct = (sigmoid(logits) >= 0.5) == (y > 0)
+    return correct[mask].ravel(), np.broadcast_to(classes[:, None], y.shape)[mask].ravel()
+
+
+def each_value(*arrays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """1 - the squared error of each query, and what it is a value of."""
+    logits, y, mask, classes = arrays
+    return (1 - errors(logits, y) ** 2)[mask], np.broadcast_to(classes, y.shape)[mask]
+
+
+CLASSES = Kind(
+    "classes", cross_entropy, accuracy, ("accuracy", "recall", "f1"), "accuracy",
+    each_class, class_scores,
+    lambda logits, *rest: pooled_scores(softmax(logits), *rest),
+)  # fmt: skip
+GRADES = CLASSES._replace(name="grades", loss=ranked_probability)
+SEVERAL = Kind(
+    "several labels", balanced_binary_cross_entropy, label_accuracy, ("accuracy", "recall", "f1"),
+    "auroc", each_label,
+    lambda logits, *rest: label_scores(sigmoid(logits), *rest),
+    lambda logits, *rest: pooled_label_scores(sigmoid(logits), *rest),
+)  # fmt: skip
+VALUES = Kind(
+    "values", gentle_squared_error, explained, ("r2", "error", "correlation"), "r2",
+    each_value, value_scores,
+    lambda logits, y, mask, classes: pooled_value_scores(logits, y, mask),
+)  # fmt: skip
+
+
+def kind_of(y: np.ndarray) -> Kind:
+    """What the labels of episodes [E, n, ...] are.
+
+    >>> kind_of(np.zeros((2, 5), np.int32)).name, kind_of(np.zeros((2, 5), np.float32)).name
+    ('classes', 'values')
+    """
+    if y.dtype.kind == "f":
+        return VALUES
+    return SEVERAL if y.ndim == 3 else CLASSES
+
+
+def kind_of_pool(pool: Any, *, ordered: bool = False) -> Kind:
+    """What the labels of a pool's images are; `ordered` says that classes are grades."""
+    if pool.values is not None:
+        return VALUES
+    if pool.shown is not None:
+        return SEVERAL
+    return GRADES if ordered else CLASSES
