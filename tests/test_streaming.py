@@ -53,7 +53,7 @@ COUNT = 9 * 60
 SPEC = EpisodeSpec(ways=3, shots=1, queries=2)
 
 
-def write_archive(path: Path, **more: np.ndarray) -> Path:
+def write_archive(path: Path, **more: np.ndarray | None) -> Path:
     """Nine classes of sixty 8-pixel images, in no order; each its own but for some copies."""
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(9), 60)
@@ -62,7 +62,7 @@ def write_archive(path: Path, **more: np.ndarray) -> Path:
     images[50] = images[70] = 7
     order = rng.permutation(COUNT)
     arrays = {"images": images.astype(np.uint8)[order], "labels": labels[order]} | more
-    np.savez(path, **arrays)
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
     return path
 
 
@@ -80,6 +80,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "several": write_archive(
             root / "several.npz",
             labels=several,
+            images=rng.integers(0, 256, (COUNT, 8, 8), np.uint8),
+        ),
+        "values": write_archive(
+            root / "values.npz",
+            labels=None,
+            values=rng.normal(size=(COUNT, 9)).astype(np.float32),
             images=rng.integers(0, 256, (COUNT, 8, 8), np.uint8),
         ),
     }
@@ -117,11 +123,11 @@ def check_same_split(resident: Split, stored: Split) -> None:
         jax.tree.map(np.testing.assert_array_equal, one._replace(**left), other._replace(**left))
 
 
-@pytest.mark.parametrize("kind", ["plain", "groups", "several"])
+@pytest.mark.parametrize("kind", ["plain", "groups", "several", "values"])
 def test_a_split_of_stored_images_is_the_one_of_images_in_memory(folders, kind: str) -> None:
     resident, stored = splits(folders[kind])
     check_same_split(resident, stored)
-    assert (resident.copies > 5) == (kind != "several")
+    assert (resident.copies > 5) == (kind not in ("several", "values"))
     same = resident._replace(pools={}, images={}, scaling=None)
     assert same == stored._replace(pools={}, images={}, scaling=None)
 
@@ -192,6 +198,7 @@ SPECS = {
     "plain": SPEC,
     "groups": dataclasses.replace(SPEC, shots=(1, 3), disjoint="group"),
     "several": SPEC,
+    "values": dataclasses.replace(SPEC, ways=1, shots=5),
     "turned": dataclasses.replace(SPEC, ways=(2, 4), rotate=True),
     "proportional": dataclasses.replace(SPEC, balance="proportional"),
 }
