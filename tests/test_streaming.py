@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import shutil
 import subprocess
 import sys
 import threading
@@ -52,7 +53,7 @@ COUNT = 9 * 60
 SPEC = EpisodeSpec(ways=3, shots=1, queries=2)
 
 
-def write_archive(path: Path, **more: np.ndarray) -> Path:
+def write_archive(path: Path, **more: np.ndarray | None) -> Path:
     """Nine classes of sixty 8-pixel images, in no order; each its own but for some copies."""
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(9), 60)
@@ -61,7 +62,7 @@ def write_archive(path: Path, **more: np.ndarray) -> Path:
     images[50] = images[70] = 7
     order = rng.permutation(COUNT)
     arrays = {"images": images.astype(np.uint8)[order], "labels": labels[order]} | more
-    np.savez(path, **arrays)
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
     return path
 
 
@@ -79,6 +80,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "several": write_archive(
             root / "several.npz",
             labels=several,
+            images=rng.integers(0, 256, (COUNT, 8, 8), np.uint8),
+        ),
+        "values": write_archive(
+            root / "values.npz",
+            labels=None,
+            values=rng.normal(size=(COUNT, 9)).astype(np.float32),
             images=rng.integers(0, 256, (COUNT, 8, 8), np.uint8),
         ),
     }
@@ -116,11 +123,11 @@ def check_same_split(resident: Split, stored: Split) -> None:
         jax.tree.map(np.testing.assert_array_equal, one._replace(**left), other._replace(**left))
 
 
-@pytest.mark.parametrize("kind", ["plain", "groups", "several"])
+@pytest.mark.parametrize("kind", ["plain", "groups", "several", "values"])
 def test_a_split_of_stored_images_is_the_one_of_images_in_memory(folders, kind: str) -> None:
     resident, stored = splits(folders[kind])
     check_same_split(resident, stored)
-    assert (resident.copies > 5) == (kind != "several")
+    assert (resident.copies > 5) == (kind not in ("several", "values"))
     same = resident._replace(pools={}, images={}, scaling=None)
     assert same == stored._replace(pools={}, images={}, scaling=None)
 
@@ -191,6 +198,7 @@ SPECS = {
     "plain": SPEC,
     "groups": dataclasses.replace(SPEC, shots=(1, 3), disjoint="group"),
     "several": SPEC,
+    "values": dataclasses.replace(SPEC, ways=1, shots=5),
     "turned": dataclasses.replace(SPEC, ways=(2, 4), rotate=True),
     "proportional": dataclasses.replace(SPEC, balance="proportional"),
 }
@@ -570,3 +578,41 @@ def test_two_processes_get_the_numbers_of_one(folders, tmp_path: Path) -> None:
     for index in range(2):
         assert set(np.load(tmp_path / f"of{index}.npy").tolist()) == own[index] - {-1}
     assert own[0] != own[1]
+
+
+MEMORY = """
+import resource, sys
+import grain, tensorflow_datasets
+import numpy as np
+from pathlib import Path
+from medmeta_jax.data import prepare, prepared, sources
+from medmeta_jax.data.records import Catalogue, Record, Unit
+from medmeta_jax.data.splits import make_split
+def unit(number):
+    def read():
+        images = np.random.default_rng(number).integers(0, 256, (20, 256, 256, 3), np.uint8)
+        return [Record(image, f"c{(number + i) % 9}", str(i)) for i, image in enumerate(images)]
+    return Unit(str(number), read)
+sources.find = lambda source: "folder"
+sources.catalogue = lambda source: Catalogue([unit(number) for number in range(250)], "made")
+prepare.prepare("made", Path("out"))
+if sys.argv[1] == "make":
+    sys.exit()
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before = peak()
+split = make_split(prepared.open_samples("out", image_size=256))
+split.images["train"].read(np.arange(300))
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+def test_memory_stays_bounded(tmp_path: Path) -> None:
+    """5,000 images of 197 KB each, 1 GB in all, split and some read in less than 400 MB more."""
+    for what in ("make", "open"):
+        done = subprocess.run(
+            [sys.executable, "-c", MEMORY, what], cwd=tmp_path, check=True, capture_output=True,
+            timeout=600,
+        )  # fmt: skip
+    shutil.rmtree(tmp_path / "out")  # not to be kept with the rest of the test's folder
+    assert float(done.stdout.split()[-1]) < 400

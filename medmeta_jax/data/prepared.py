@@ -31,7 +31,7 @@ from medmeta_jax.data.records import Box, Catalogue, Record, Unit
 from medmeta_jax.data.samples import DataError, Samples, fit_image, require_one_rank
 from medmeta_jax.data.stored import Looks, StoredImages, joined_looks, look
 
-BLOCK = 256  # images of a unit
+BLOCK = 64  # images of a unit
 CHECKED_WHOLE = 64 << 20  # bytes; beyond, a file's size is checked and its blocks as they are read
 NO_IMAGE = np.empty((0, 0, 1), np.uint8)  # of a record whose image has been looked at
 

@@ -19,7 +19,8 @@ from medmeta_jax.data.copies import digest_of
 from medmeta_jax.data.samples import to_channels
 
 LEVELS = np.arange(256)
-BLOCK = 128  # images read at once: so many that most of the time is not spent in Python
+# Images read at once: so many that most of the time is not spent in Python, and not more bytes.
+BLOCK, BLOCK_BYTES = 128, 4 << 20
 
 
 def threads() -> int:
@@ -170,9 +171,11 @@ class StoredImages:
         workers = threads()
         options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
         blocks = grain.MapDataset.source(Blocks(self, chosen)).to_iter_dataset(options)
+        place = 0
         with contextlib.closing(iter(blocks)) as reads:
-            for number, block in enumerate(reads):
-                yield slice(number * BLOCK, number * BLOCK + len(block)), block
+            for block in reads:
+                yield slice(place, place + len(block)), block
+                place += len(block)
 
     def read(self, which: np.ndarray | None = None) -> np.ndarray:
         """Some images (by default all) in memory: [n, *spatial, C]. Raises DataError."""
@@ -197,11 +200,16 @@ class Blocks:
     images: StoredImages
     which: np.ndarray
 
+    @property
+    def size(self) -> int:
+        """Images of a block."""
+        return max(1, min(BLOCK, BLOCK_BYTES // int(np.prod(self.images.shape[1:]))))
+
     def __len__(self) -> int:
-        return -(-len(self.which) // BLOCK)
+        return -(-len(self.which) // self.size)
 
     def __getitem__(self, number: Any) -> Any:
-        return self.images.block(self.which[number * BLOCK : (number + 1) * BLOCK])
+        return self.images.block(self.which[number * self.size : (number + 1) * self.size])
 
 
 def concatenated(parts: Sequence[np.ndarray | StoredImages]) -> np.ndarray | StoredImages:
