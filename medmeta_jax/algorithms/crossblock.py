@@ -121,7 +121,7 @@ def crossblock(
 
     def adapt(theta: Params, support: Examples, key: Array, steps: Any = None) -> Adapted:
         del key, steps
-        if support.y.shape != support.x.shape[:-1]:
+        if support.y.ndim < 2 or support.y.shape != support.x.shape[:-1]:
             raise ValueError(
                 "takes the support's masks as an input; these labels are none, or the backbone has "
                 "no feature a pixel, as unet has"

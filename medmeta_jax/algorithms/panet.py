@@ -62,7 +62,7 @@ def unit(v: Array) -> Array:
 
 def require_masks(features: Array, support: Examples) -> None:
     """ValueError where there is no label, or no feature, for each pixel."""
-    if support.y.shape != features.shape[:-1]:
+    if support.y.ndim < 2 or support.y.shape != features.shape[:-1]:
         raise ValueError(
             "has a prototype for the pixels of a mask; these labels are none, or the backbone has "
             "no feature a pixel, as unet has"
