@@ -241,7 +241,10 @@ def test_data_errors_leave_nothing_behind(medmeta, archive: Path, tmp_path: Path
             ["images of test are on another side too (108)"],
         ),
         (["--data", archive, "--ways", "7"], ["7 ways need 7 classes, there are 3"]),
-        (["--data", archive, "--shots", "12"], ["has 12 images, 12 shots"]),
+        (
+            ["--data", archive, "--shots", "12"],
+            ["class 'class0' has too few images: 12", "lower shots, add images"],
+        ),
     ]
     for arguments, words in cases:
         assert_refused(medmeta("train", *arguments), 3, *words)
@@ -289,8 +292,8 @@ def test_a_full_disk_ends_the_run_with_a_message(medmeta, archive: Path, tmp_pat
 def test_small_verbs(medmeta, archive: Path, tmp_path: Path) -> None:
     found = json.loads(medmeta("data", "list", "--json").stdout)
     assert set(found["sources"]) == {
-        "anatomy", "brats", "chestxray", "dicom", "folder", "luna", "masks", "nifti", "npz",
-        "prepared", "tfds_sets", "voc",
+        "anatomy", "brats", "chestxray", "dicom", "folder", "luna", "masks", "measured", "nifti",
+        "npz", "prepared", "tfds_sets", "voc",
     }  # fmt: skip
     found = json.loads(medmeta("data", "inspect", archive, "--json").stdout)
     assert (found["samples"], len(found["classes"])) == (108, 9)

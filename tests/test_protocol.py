@@ -16,7 +16,7 @@ from medmeta_jax import bench, plan as plans, protocol
 from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.plan import Budget, Plan
 
-from .conftest import write_toy
+from .conftest import OF_MASKS, write_toy
 
 BUDGET = Budget(4, 4, 2, 1, False, 4, 6)
 
@@ -33,9 +33,16 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     return plans.make_plan(config, BUDGET, (3, 1))
 
 
+@pytest.mark.slow
+def test_all_are_those_that_take_the_labels_at_hand(plan: Plan) -> None:
+    """Of classes, all but those that mark structures."""
+    fit = protocol.that_fit(plan, plans.methods())
+    assert set(plans.methods()) - set(fit) == set(OF_MASKS)
+
+
 def test_every_algorithm_is_a_method_and_maml_the_reference() -> None:
     everything = plans.chosen_methods(("all",))
-    assert len(everything) == len(plans.methods()) == 21
+    assert len(everything) == len(plans.methods()) == 24
     assert everything[0] == "maml"
     assert plans.chosen_methods(("anil", "protonet")) == ("anil", "protonet")
     with pytest.raises(ConfigError, match="methods: no 'protnet'; did you mean protonet"):

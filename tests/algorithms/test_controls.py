@@ -21,12 +21,14 @@ from medmeta_jax.evaluation import FixedEpisodes, episode_keys, evaluate
 from medmeta_jax.losses import accuracy
 from medmeta_jax.types import Array, Episode, Examples
 
+from ..conftest import OF_MASKS
+
 PRETRAINING = [
     name
     for name in registry.names("algorithms")
     if "pool_classes" in registry.defaults("algorithms", name)
 ]
-META = [name for name in registry.names("algorithms") if name not in PRETRAINING]
+META = [name for name in registry.names("algorithms") if name not in (*PRETRAINING, *OF_MASKS)]
 WAYS, SHOTS, QUERIES, SIZE, PERIOD, TEXTURES = 3, 3, 5, 12, 4, 6
 STEPS, META_BATCH, JUDGED = 150, 4, 60
 

@@ -14,11 +14,11 @@ from medmeta_jax.labels import VALUES
 from medmeta_jax.losses import gentle_squared_error, squared_error
 from medmeta_jax.types import Examples
 
-from ..conftest import padded, tiny_backbone
+from ..conftest import OF_MASKS, padded, tiny_backbone
 
 KEY = jax.random.key(1)
 OF_CLASSES = {"protonet", "protomaml", "pmf", "baseline_plus_plus", "nearest_centroid"}
-WITH_A_HEAD = sorted(set(registry.names("algorithms")) - OF_CLASSES)
+WITH_A_HEAD = sorted(set(registry.names("algorithms")) - OF_CLASSES - set(OF_MASKS))
 
 
 def examples(n: int, seed: int = 0) -> Examples:

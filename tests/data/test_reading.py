@@ -208,7 +208,11 @@ def test_each_axis_is_scaled_alike() -> None:
 @pytest.mark.parametrize(
     ("records", "fields", "message"),
     [
-        ([record(), record(label=("a",))], {}, "some images have one class and some a list"),
+        (
+            [record(), record(label=("a",))],
+            {},
+            "some images have one class, some a list of labels or values",
+        ),
         ([record(group="p"), record()], {}, "group .patient. of some images and not of all"),
         ([record(label="c")], {"class_names": ("a", "b")}, r"does not name: \['c'\]"),
         ([], {}, "holds no images"),
