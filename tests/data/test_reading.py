@@ -211,7 +211,7 @@ def test_each_axis_is_scaled_alike() -> None:
         (
             [record(), record(label=("a",))],
             {},
-            "some images have one class, some a list of labels or values",
+            "some images have one class, some a list of labels",
         ),
         ([record(group="p"), record()], {}, "group .patient. of some images and not of all"),
         ([record(label="c")], {"class_names": ("a", "b")}, r"does not name: \['c'\]"),
