@@ -22,15 +22,17 @@ def imaml(
     *,
     outputs: int,
     loss: Loss = cross_entropy,
-    steps: int = 10,
+    steps: int = 16,
     inner_lr: float = 0.1,
-    strength: float = 0.5,
+    strength: float = 2.0,
     cg_steps: int = 5,
 ) -> MetaLearner:
     """iMAML over `backbone` and a linear head.
 
     Args:
-      steps, inner_lr: gradient descent on the proximal problem.
+      steps, inner_lr: gradient descent on the proximal problem, which must be nearly solved for
+        its derivative to be the solution's: (1 - inner_lr * λ)^steps of the way to it is left, or
+        less. By default 3%.
       strength: λ, which holds the solution near θ.
       cg_steps: of conjugate gradient.
 

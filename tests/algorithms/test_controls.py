@@ -30,7 +30,7 @@ PRETRAINING = [
 ]
 META = [name for name in registry.names("algorithms") if name not in (*PRETRAINING, *OF_MASKS)]
 WAYS, SHOTS, QUERIES, SIZE, PERIOD, TEXTURES = 3, 3, 5, 12, 4, 6
-STEPS, META_BATCH, JUDGED = 150, 4, 60
+STEPS, META_BATCH, JUDGED = 150, 4, 120
 
 pytestmark = pytest.mark.slow
 
