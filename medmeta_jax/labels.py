@@ -30,8 +30,6 @@ from medmeta_jax.metrics.segmentation import each_image, overlap_scores, surface
 from medmeta_jax.metrics.values import errors, pooled_value_scores, value_scores
 from medmeta_jax.types import Array, Loss
 
-Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # logits, y, mask, classes
-
 
 class Kind(NamedTuple):
     """What follows from what a label is.

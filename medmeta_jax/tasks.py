@@ -9,6 +9,7 @@ import numpy as np
 from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.data import prepared, sources, split_file
 from medmeta_jax.data.episodes import EpisodeSpec, check_pool
+from medmeta_jax.data.pool import of_one_way
 from medmeta_jax.data.samples import DataError, Samples
 from medmeta_jax.data.splits import SIDES, Split, make_split
 from medmeta_jax.data.structures import structures
@@ -104,8 +105,7 @@ def episode_spec(config: TrainConfig, split: Split) -> EpisodeSpec:
     within = config.within
     if within == "auto":
         within = "domain" if config.also else "any"
-    pool = split.pools["train"]
-    one = "values" if pool.values is not None else "masks" if pool.masks is not None else ""
+    one = of_one_way(split.pools["train"])
     if one and config.ways is not None:
         raise ConfigError(f"ways: images have {one}, of which an episode is of one; leave it out")
     fewest = 1 if one else min(5, fewest_classes(split, within))

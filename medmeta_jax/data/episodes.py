@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medmeta_jax.data.pool import Pool, pool_hash
+from medmeta_jax.data.pool import Pool, of_one_way, pool_hash
 from medmeta_jax.data.samples import DataError
 from medmeta_jax.types import Array, Episode, Examples, select
 
@@ -280,7 +280,7 @@ def check_pool(pool: Pool, spec: EpisodeSpec, class_names: tuple[str, ...], side
             "rotate_classes to false"
         )
     ways, shots = bounds(spec.ways)[1], bounds(spec.shots)[1]
-    one = "values" if pool.values is not None else "masks" if pool.masks is not None else ""
+    one = of_one_way(pool)
     if (ways == 1) != bool(one):
         what = f"1 for {one}" if one else ">= 2 for classes"
         raise DataError(f"{side}: ways must be {what}, got {spec.ways}")

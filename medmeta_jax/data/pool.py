@@ -75,6 +75,11 @@ class Pool(NamedTuple):
     identity: Array | None = None
 
 
+def of_one_way(pool: Pool) -> str:
+    """What a pool's images have where an episode is of one way alone: "values", "masks", or ""."""
+    return "values" if pool.values is not None else "masks" if pool.masks is not None else ""
+
+
 class Scaling(NamedTuple):
     """Intensity scaling, computed on the meta-train pool and applied to every pool."""
 
