@@ -20,7 +20,7 @@ from medmeta_jax.augment._ops import augmented
 from medmeta_jax.checkpoint import Checkpoints
 from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.data.episodes import EpisodeSpec, bounds, check_pool, sample
-from medmeta_jax.data.pool import Pool, pool_hash
+from medmeta_jax.data.pool import Pool, one_image, pool_hash
 from medmeta_jax.data.splits import SIDES, Split
 from medmeta_jax.evaluation import FixedEpisodes
 from medmeta_jax.feed import Feed, Resident
@@ -118,10 +118,8 @@ def refuse_if_of_classes(experiment: Experiment) -> None:
         query = episode.query
         return query.y, learner.predict(adapted, query.x, query.mask)
 
-    pool = experiment.split.pools["train"]
-    one = pool._replace(x=jnp.zeros((1, *pool.x.shape[1:]), pool.x.dtype))
     try:
-        y, logits = jax.eval_shape(predicted, one)
+        y, logits = jax.eval_shape(predicted, one_image(experiment.split.pools["train"]))
         fits = logits.shape[:-1] == (y.shape[:-1] if kind is SEVERAL else y.shape)
     except ValueError as error:
         raise ConfigError(f"algorithm: {config.algorithm}: {error}") from None
@@ -217,15 +215,14 @@ def build(config: TrainConfig) -> Experiment:
     learner = make_learner(config, backbone, outputs, len(split.class_names), kind)
     sampler = functools.partial(sample, spec=of_training)
     train = split.pools["train"]
-    one = train._replace(x=jnp.zeros((1, *train.x.shape[1:]), train.x.dtype))
-    example = jax.eval_shape(lambda pool: sampler(jax.random.key(0), pool), one)
+    example = jax.eval_shape(lambda pool: sampler(jax.random.key(0), pool), one_image(train))
     example_x = jnp.zeros(example.support.x.shape, example.support.x.dtype)
     start = start_weights(config.init_from, learner, example_x)
     feed: Feed = Resident(train)
-    if "train" in split.images:
+    if "train" in split.stored:
         feed = Stream(
             train,
-            split.images["train"],
+            split.stored["train"],
             of_training,
             meta_batch=config.meta_batch,
             dispatch=config.dispatch,

@@ -14,6 +14,7 @@ At any time a device holds what the dispatch that runs needs and what the next o
 from __future__ import annotations
 
 import functools
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -71,10 +72,11 @@ def slots(pool: Pool, spec: EpisodeSpec) -> int:
 
 
 class Reading(NamedTuple):
-    """What a dispatch needs, on the host, by device: rows [U, *spatial, C], episodes [E, ...]."""
+    """What a dispatch needs, on the host: by field of the pool and device its rows [U, *spatial,
+    ...], by device the episodes [E, ...]."""
 
     keys: Array
-    rows: dict[jax.Device, np.ndarray]
+    rows: dict[str, dict[jax.Device, np.ndarray]]
     indices: dict[jax.Device, Any]
 
 
@@ -83,25 +85,25 @@ class Stream:
 
     Args:
       pool: with its index on the mesh, and no image.
-      images: the pool's, in its order.
+      stored: the fields of the pool whose rows are its images' (`Split.stored`).
       meta_batch, dispatch, mesh: as of the training step.
     """
 
     def __init__(
         self,
         pool: Pool,
-        images: StoredImages,
+        stored: Mapping[str, StoredImages],
         spec: EpisodeSpec,
         *,
         meta_batch: int,
         dispatch: int,
         mesh: Mesh,
     ) -> None:
-        self.pool, self.images, self.mesh = pool, images, mesh
+        self.pool, self.stored, self.mesh = pool, stored, mesh
         self.share, self.dispatch = meta_batch // mesh.size, dispatch
-        self.count = min(len(images), dispatch * self.share * slots(pool, spec))
+        self.count = min(len(stored["x"]), dispatch * self.share * slots(pool, spec))
         every, by_task = parallel.EVERYWHERE, parallel.BY_TASK
-        held = dict.fromkeys(Pool._fields, every) | {"x": by_task, "drawn": by_task}
+        held = dict.fromkeys(Pool._fields, every) | dict.fromkeys((*stored, "drawn"), by_task)
         self.held: Any = Pool(**held)  # type: ignore[arg-type]
 
         def of_device(keys: Array, pool: Pool) -> Drawn:
@@ -122,19 +124,27 @@ class Stream:
         """What a dispatch gets, as shapes that lie on the mesh as it will."""
         key, first = np.zeros(2, np.uint32), np.asarray(0, np.int32)
         drawn = jax.eval_shape(self.draw, key, first, self.pool)
-        rows = (self.mesh.size * self.count, *self.images.shape[1:])
+        count = self.mesh.size * self.count
         spread = NamedSharding(self.mesh, parallel.BY_TASK)
 
         def shape(part: Any) -> Any:
             return jax.ShapeDtypeStruct(part.shape, part.dtype, sharding=spread)
 
-        x: Any = jax.ShapeDtypeStruct(rows, self.images.dtype, sharding=spread)
-        return self.pool._replace(x=x, drawn=jax.tree.map(shape, drawn))
+        rows: Any = {
+            name: jax.ShapeDtypeStruct((count, *shape), np.uint8, sharding=spread)
+            for name, shape in self.shapes.items()
+        }
+        return self.pool._replace(**rows, drawn=jax.tree.map(shape, drawn))
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of a row, by field."""
+        return {name: getattr(self.pool, name).shape[1:] for name in self.stored}
 
     @property
     def ahead(self) -> int:
         """Bytes of the images of a dispatch, on a device."""
-        return self.count * int(np.prod(self.images.shape[1:]))
+        return self.count * sum(math.prod(shape) for shape in self.shapes.values())
 
     def pools(self, key: Array, spans: Iterator[Span]) -> Generator[Pool]:
         """The pool of each span, read while the span before runs; see `feed.Feed`.
@@ -167,40 +177,43 @@ class Stream:
         """The images of the first `steps` steps' episodes, for each device of this process."""
         parts = Indices(*map(parallel.by_device, drawn.indices))  # type: ignore[arg-type]
         done = steps * self.share
-        found = Reading(drawn.keys, {}, {})
+        found = Reading(drawn.keys, {name: {} for name in self.stored}, {})
         shown = {}
         for device in parts.support:
             own: Any = Indices(*(part[device].copy() for part in parts))
             own.support[done:] = own.query[done:] = -1
             shown[device] = images_of(own)
             found.indices[device] = as_rows(own, shown[device])
-            found.rows[device] = np.zeros((self.count, *self.images.shape[1:]), np.uint8)
+            for name, shape in self.shapes.items():
+                found.rows[name][device] = np.zeros((self.count, *shape), np.uint8)
         every = np.unique(np.concatenate(list(shown.values())))
-        for where, block in self.images.blocks(every):
-            if stop.is_set():
-                break
-            for device, own in shown.items():
-                row = np.searchsorted(own, every[where])
-                there = own[np.minimum(row, len(own) - 1)] == every[where]
-                found.rows[device][row[there]] = block[there]
+        for name, images in self.stored.items():
+            for where, block in images.blocks(every):
+                if stop.is_set():
+                    return found
+                for device, own in shown.items():
+                    rows = found.rows[name][device]
+                    row = np.searchsorted(own, every[where])
+                    there = own[np.minimum(row, len(own) - 1)] == every[where]
+                    rows[row[there]] = block[there].reshape(-1, *rows.shape[1:])
         return found
 
     def put(self, reading: Reading) -> Pool:
         """What was read, on the devices of the mesh."""
 
         def on_mesh(*parts: np.ndarray) -> Array:
-            return parallel.put_by_device(dict(zip(reading.rows, parts, strict=True)), self.mesh)
+            return parallel.put_by_device(dict(zip(reading.indices, parts, strict=True)), self.mesh)
 
-        x = on_mesh(*reading.rows.values())
+        rows: Any = {name: on_mesh(*parts.values()) for name, parts in reading.rows.items()}
         indices = jax.tree.map(on_mesh, *reading.indices.values())
-        return self.pool._replace(x=x, drawn=Drawn(reading.keys, indices))
+        return self.pool._replace(**rows, drawn=Drawn(reading.keys, indices))
 
 
 class Judging:
     """A side that is judged on, whose images lie in files: the pools of lists of its episodes."""
 
-    def __init__(self, pool: Pool, images: StoredImages, mesh: Mesh) -> None:
-        self.pool, self.images, self.mesh = pool, images, mesh
+    def __init__(self, pool: Pool, stored: Mapping[str, StoredImages], mesh: Mesh) -> None:
+        self.pool, self.stored, self.mesh = pool, stored, mesh
         self.made: dict[tuple[EpisodeSpec, bytes], Pool] = {}
 
     def pool_of(self, keys: Array, spec: EpisodeSpec) -> Pool:
@@ -222,13 +235,15 @@ class Judging:
         drawn = jax.tree.map(np.asarray, program(keys, self.pool, spec))
         shown = images_of(drawn.indices)
         # Rounded up, so that programs compiled for one list serve others of its length.
-        count = min(len(self.images), 1 << (len(shown) - 1).bit_length())
-        rows = np.zeros((count, *self.images.shape[1:]), self.images.dtype)
-        for where, block in self.images.blocks(shown):
-            rows[where] = block
+        count = min(len(self.stored["x"]), 1 << (len(shown) - 1).bit_length())
+        rows = {}
+        for name, images in self.stored.items():
+            rows[name] = np.zeros((count, *getattr(self.pool, name).shape[1:]), np.uint8)
+            for where, block in images.blocks(shown):
+                rows[name][where] = block.reshape(-1, *rows[name].shape[1:])
         ready = Drawn(drawn.keys, as_rows(drawn.indices, shown))
-        x, on_mesh = parallel.replicate((rows, ready), self.mesh)
-        return self.pool._replace(x=x, drawn=on_mesh)
+        on_mesh, ready = parallel.replicate((rows, ready), self.mesh)
+        return self.pool._replace(**on_mesh, drawn=ready)
 
 
 @functools.lru_cache(maxsize=32)
@@ -257,4 +272,4 @@ class Lists(NamedTuple):
 
 def stored_sides(split: Split, mesh: Mesh) -> dict[str, Judging]:
     """The sides of a split whose images lie in files; its pools are on the mesh."""
-    return {side: Judging(split.pools[side], images, mesh) for side, images in split.images.items()}
+    return {side: Judging(split.pools[side], stored, mesh) for side, stored in split.stored.items()}

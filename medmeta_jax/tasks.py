@@ -22,17 +22,12 @@ def load_split(config: TrainConfig) -> Split:
     the images of prepared folders are left in their files."""
 
     def load(source: str) -> Samples:
-        if config.task == "segmentation":
-            return structures(
-                sources.load(
-                    source, image_size=config.image_size, on_error=config.on_error, masks=True
-                )
-            )
-        if config.stream == "always" and is_prepared(source):
-            return prepared.open_samples(
-                source, image_size=config.image_size, on_error=config.on_error
-            )
-        return sources.load(source, image_size=config.image_size, on_error=config.on_error)
+        stays = config.stream == "always" and is_prepared(source)
+        masks = config.task == "segmentation"
+        found = (prepared.open_samples if stays else sources.load)(
+            source, image_size=config.image_size, on_error=config.on_error, masks=masks
+        )
+        return structures(found) if masks else found
 
     others = {"val": config.meta_val, "test": config.meta_test}
     parts = {name: load(source) for name, source in domain_names(config).items()}
@@ -58,10 +53,6 @@ def streamed(config: TrainConfig, room: int) -> bool:
 
     Raises ConfigError where they have to, and do not come from prepared folders.
     """
-    if config.task == "segmentation":
-        if config.stream == "always":
-            raise ConfigError("stream: 'always' is not for masks, which stay on the device")
-        return False
     if config.stream == "never":
         return False
     trained_on = (config.data, *config.also)
@@ -74,7 +65,11 @@ def streamed(config: TrainConfig, room: int) -> bool:
     if config.stream == "always":
         return True
     every = [*trained_on, *(s for s in (config.meta_val, config.meta_test) if s is not None)]
-    size = sum(prepared.image_bytes(s, config.image_size) for s in every if is_prepared(s))
+    size = sum(
+        prepared.image_bytes(s, config.image_size, masks=config.task == "segmentation")
+        for s in every
+        if is_prepared(s)
+    )
     return not others and size > RESIDENT_SHARE * room
 
 

@@ -181,7 +181,7 @@ def describe(experiment: Experiment) -> None:
         for side in SIDES
     )
     console.say(f"split      {counts}; support and query share no {spec.disjoint}")
-    if split.images:
+    if split.stored:
         ahead = experiment.feed.ahead / 2**20
         console.say(f"images     stay in their files; a device holds {ahead:.1f} MB twice")
     for one in split.skipped:

@@ -38,6 +38,7 @@ from medmeta_jax.data.prepare import prepare
 from medmeta_jax.data.samples import DataError, Samples, to_channels
 from medmeta_jax.data.splits import SIDES, Split, make_split
 from medmeta_jax.data.stored import BLOCK, StoredImages, as_stored
+from medmeta_jax.data.structures import structures
 from medmeta_jax.evaluation import episode_keys, sample_key
 from medmeta_jax.feed import Resident, spans
 from medmeta_jax.losses import accuracy
@@ -89,18 +90,38 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             images=rng.integers(0, 256, (COUNT, 8, 8), np.uint8),
         ),
     }
+    volumes = rng.integers(0, 256, (COUNT, 8, 8, 8), np.uint8)
+    archives["volumes"] = write_archive(root / "volumes.npz", images=volumes)
+    archives["masks"] = root / "with masks"
+    write_masks(archives["masks"])
+    whole = {"volumes": {"whole": True}}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preparing, "SHARD_BYTES", 40_000)
         for name, archive in archives.items():
-            prepare(str(archive), root / name)
+            prepare(str(archive), root / name, options=whole.get(name))
     return {name: str(root / name) for name in archives}
+
+
+def write_masks(root: Path) -> None:
+    """Images of ten pixels, each with a mask of two structures, or of one, or of none."""
+    rng = np.random.default_rng(3)
+    for part in ("images", "masks"):
+        (root / part).mkdir(parents=True)
+    for i in range(150):
+        mask = rng.integers(0, 3 if i % 5 else 1 + i % 2, (10, 10), np.uint8)
+        image = rng.integers(0, 150, (10, 10), np.uint8) + 50 * mask
+        Image.fromarray(image).save(root / "images" / f"{i:03}.png")
+        Image.fromarray(mask).save(root / "masks" / f"{i:03}.png")
 
 
 def both(source: str, size: int = 8) -> tuple[Samples, Samples]:
     """A folder's samples in memory, and with their images in files."""
-    stored = prepared.open_samples(source, image_size=size)
+    masks = Path(source).name == "masks"
+    stored, resident = (
+        how(source, image_size=size, masks=masks) for how in (prepared.open_samples, sources.load)
+    )
     assert isinstance(stored.images, StoredImages)
-    return sources.load(source, image_size=size), stored
+    return (structures(resident), structures(stored)) if masks else (resident, stored)
 
 
 @functools.lru_cache
@@ -113,23 +134,26 @@ def check_same_split(resident: Split, stored: Split) -> None:
     """All that a pool knows of its images, and the images."""
     np.testing.assert_array_equal(resident.scaling.shift, stored.scaling.shift)
     np.testing.assert_array_equal(resident.scaling.scale, stored.scaling.scale)
-    assert not resident.images
+    assert not resident.stored
     for side in SIDES:
         one, other = resident.pools[side], stored.pools[side]
         assert pool_hash(one) == pool_hash(other)
         assert other.x.shape == (0, *one.x.shape[1:])
-        np.testing.assert_array_equal(stored.images[side].read(), one.x)
-        left = dict.fromkeys(("x", "identity"))
+        for name, images in stored.stored[side].items():
+            rows = getattr(one, name)
+            np.testing.assert_array_equal(images.read().reshape(rows.shape), rows)
+        assert set(stored.stored[side]) == {"x"} | ({"masks"} if one.masks is not None else set())
+        left = dict.fromkeys((*stored.stored[side], "identity"))
         jax.tree.map(np.testing.assert_array_equal, one._replace(**left), other._replace(**left))
 
 
-@pytest.mark.parametrize("kind", ["plain", "groups", "several", "values"])
+@pytest.mark.parametrize("kind", ["plain", "groups", "several", "values", "volumes", "masks"])
 def test_a_split_of_stored_images_is_the_one_of_images_in_memory(folders, kind: str) -> None:
     resident, stored = splits(folders[kind])
     check_same_split(resident, stored)
-    assert (resident.copies > 5) == (kind not in ("several", "values"))
-    same = resident._replace(pools={}, images={}, scaling=None)
-    assert same == stored._replace(pools={}, images={}, scaling=None)
+    assert (resident.copies > 5) == (kind in ("plain", "groups"))
+    same = resident._replace(pools={}, stored={}, scaling=None)
+    assert same == stored._replace(pools={}, stored={}, scaling=None)
 
 
 def test_several_sets_of_different_sizes_and_channels_on_one_scale(folders, tmp_path: Path) -> None:
@@ -153,10 +177,10 @@ def test_several_sets_of_different_sizes_and_channels_on_one_scale(folders, tmp_
     )
     for side in ("train", "val"):
         assert pool_hash(resident.pools[side]) == pool_hash(stored.pools[side])
-        np.testing.assert_array_equal(stored.images[side].read(), resident.pools[side].x)
+        np.testing.assert_array_equal(stored.stored[side]["x"].read(), resident.pools[side].x)
         assert resident.pools[side].x.shape[-1] == 3
     # What was in memory stays there.
-    assert set(stored.images) == {"train", "val"}
+    assert set(stored.stored) == {"train", "val"}
     assert len(stored.pools["test"].x) == 24
     grey = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
     np.testing.assert_array_equal(to_channels(to_channels(grey, 3), 1), grey)
@@ -199,6 +223,8 @@ SPECS = {
     "groups": dataclasses.replace(SPEC, shots=(1, 3), disjoint="group"),
     "several": SPEC,
     "values": dataclasses.replace(SPEC, ways=1, shots=5),
+    "volumes": SPEC,
+    "masks": dataclasses.replace(SPEC, ways=1, shots=2),
     "turned": dataclasses.replace(SPEC, ways=(2, 4), rotate=True),
     "proportional": dataclasses.replace(SPEC, balance="proportional"),
 }
@@ -211,7 +237,7 @@ def mesh_of(devices: int) -> Any:
 def stream_of(split: Split, spec: EpisodeSpec, mesh: Any, dispatch: int = DISPATCH) -> Stream:
     pool = parallel.replicate(split.pools["train"], mesh)
     return Stream(
-        pool, split.images["train"], spec, meta_batch=META_BATCH, dispatch=dispatch, mesh=mesh
+        pool, split.stored["train"], spec, meta_batch=META_BATCH, dispatch=dispatch, mesh=mesh
     )
 
 
@@ -225,7 +251,7 @@ def test_every_episode_is_the_one_of_the_pool_on_the_device(folders, name: str) 
     pools = stream.pools(run, iter([(7, 8), (8, 12), (12, 15)]))
     for first, last in ((7, 8), (8, 12), (12, 15)):
         pool = next(pools)
-        assert pool.x.shape == (stream.count, 8, 8, 1)
+        assert pool.x.shape == (stream.count, *resident.pools["train"].x.shape[1:])
         for step in range(first, last):
             for key in step_keys(run, jnp.asarray(step), META_BATCH)[:: 1 + 2 * (step > 8)]:
                 found, expected = (
@@ -302,7 +328,7 @@ def test_devices_hold_the_images_of_their_own_episodes_twice_at_most(folders) ->
     """Counted while a run goes on: rows on each device, in what runs and what comes next."""
     step, progress, feed = made(folders["plain"], 4, True)
     most = DISPATCH * META_BATCH // 4 * 9
-    assert feed.count == most < len(splits(folders["plain"])[1].images["train"])
+    assert feed.count == most < len(splits(folders["plain"])[1].stored["train"]["x"])
     assert feed.ahead == most * 64
     seen = []
 
@@ -326,8 +352,9 @@ def test_devices_hold_the_images_of_their_own_episodes_twice_at_most(folders) ->
     for place, device in enumerate(jax.devices()[:4]):
         indices = [sample_indices(sample_key(of[place]), feed.pool, SPEC) for of in keys]
         own = images_of(jax.tree.map(lambda *parts: np.stack(parts), *indices))
-        np.testing.assert_array_equal(reading.rows[device][: len(own)], np.asarray(images)[own])
-        assert not reading.rows[device][len(own) :].any()
+        rows = reading.rows["x"][device]
+        np.testing.assert_array_equal(rows[: len(own)], np.asarray(images)[own])
+        assert not rows[len(own) :].any()
 
 
 def test_the_mean_of_the_gradient_is_the_only_communication(folders) -> None:
@@ -365,11 +392,11 @@ class Slow:
 def slowed(source: str, seconds: float, fails_at: int = -1) -> tuple[Any, Any, Any, Slow]:
     """`made` with a slow reader."""
     step, progress, feed = made(source, 1, True)
-    images = feed.images
+    images = feed.stored["x"]
     slow = Slow(images.readers[0], seconds, fails_at)
     other = StoredImages((slow,), images.part, images.place, images.shape[1:])
     split = splits(source)[1]
-    feed = stream_of(split._replace(images={"train": other}), SPEC, mesh_of(1))
+    feed = stream_of(split._replace(stored={"train": {"x": other}}), SPEC, mesh_of(1))
     return step, progress, feed, slow
 
 
@@ -401,7 +428,7 @@ def test_a_run_that_is_left_ends_its_threads_at_once(
 
 
 def test_an_image_that_cannot_be_read_ends_the_run_by_its_file(folders) -> None:
-    images = splits(folders["plain"])[1].images["train"]
+    images = splits(folders["plain"])[1].stored["train"]["x"]
     step, progress, feed, _ = slowed(folders["plain"], 0, int(images.place[11]))
     with pytest.raises(DataError, match=r"a\.bin: image \d+ cannot be read"):
         finish(step, progress, feed, steps=1000)
@@ -440,8 +467,8 @@ def test_a_file_damaged_after_it_was_opened_is_named(folders, tmp_path: Path) ->
 def test_lists_of_episodes_hold_the_images_that_they_show(folders) -> None:
     """The hash of a list is that of the pool in memory, and so is each of its episodes."""
     resident, stored = (split.pools["test"] for split in splits(folders["plain"]))
-    images = splits(folders["plain"])[1].images["test"]
-    judging = Judging(stored, images, mesh_of(2))
+    images = splits(folders["plain"])[1].stored["test"]["x"]
+    judging = Judging(stored, {"x": images}, mesh_of(2))
     keys, wide = episode_keys(3, 6), dataclasses.replace(SPEC, shots=3, queries=1)
     draw = jax.jit(jax.vmap(sample, (0, None, None)), static_argnums=2)
     index = jax.jit(jax.vmap(sample_indices, (0, None, None)), static_argnums=2)
@@ -531,6 +558,20 @@ def test_which_images_stay_in_their_files(folders, tmp_path: Path) -> None:
     assert 2**20 < parallel.room(mesh_of(8)) < 0.2 * parallel.room(mesh_of(1)) < 2**50
 
 
+def test_masks_stay_with_their_images(folders) -> None:
+    """As the configuration has it; they count as images do."""
+    config = dataclasses.replace(CONFIG, data=folders["masks"], task="segmentation", ways=None)
+    check_same_split(
+        *(tasks.load_split(dataclasses.replace(config, stream=how)) for how in ("never", "always"))
+    )
+    bytes_ = 2 * 150 * 64
+    assert not tasks.streamed(config, 4 * bytes_)
+    assert tasks.streamed(config, 4 * bytes_ - 4)
+    assert not tasks.streamed(dataclasses.replace(config, task="auto"), 2 * bytes_)
+    with pytest.raises(DataError, match=r"plain.*: .* has no mask, which is to be learned"):
+        prepared.open_samples(folders["plain"], image_size=8, masks=True)
+
+
 WORKER = """
 import sys
 import jax, numpy as np
@@ -540,17 +581,17 @@ from tests import test_streaming as tests
 jax.config.update("jax_num_cpu_devices", 2)
 assert (jax.process_count(), len(jax.devices())) == (2, 4)
 *compiled, feed = tests.made(sys.argv[2], 4, True)
-read, block = set(), feed.images.block
+read, block = set(), feed.stored["x"].block
 def noted(which):
     read.update(which.tolist())
     return block(which)
-feed.images.block = noted
+feed.stored["x"].block = noted
 last = [tests.finish(*run)[-1] for run in ((*compiled, feed), tests.made(sys.argv[2], 4, False))]
 jax.tree.map(np.testing.assert_array_equal, *map(tests.numbers, last))
 _, stored = tests.splits(sys.argv[2])
 mesh = tests.mesh_of(4)
 pool, keys = tests.parallel.replicate((stored.pools["test"], tests.episode_keys(3, 6)), mesh)
-judged = tests.Judging(pool, stored.images["test"], mesh).pool_of(keys, tests.SPEC)
+judged = tests.Judging(pool, stored.stored["test"], mesh).pool_of(keys, tests.SPEC)
 assert (np.asarray(judged.x)[:9].sum((1, 2)) > 0).all()
 np.save(sys.argv[1] + str(jax.process_index()), sorted(read))
 """
@@ -601,7 +642,7 @@ if sys.argv[1] == "make":
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 before = peak()
 split = make_split(prepared.open_samples("out", image_size=256))
-split.images["train"].read(np.arange(300))
+split.stored["train"]["x"].read(np.arange(300))
 print(peak() - before)
 """
 

@@ -50,9 +50,9 @@ class Pool(NamedTuple):
     mixing: [domains] float32: how often an episode comes from each, where it comes from one.
     shift, scale: [C] float32: an episode's x is (uint8 / 255 - shift) * scale.
 
-    A pool whose images stay in their files (`data/stored.py`) has x of no rows, or of the images
-    of some episodes alone, which `drawn` then holds; and in `identity` [8] uint8 its hash, which is
-    that of the pool with all its images.
+    A pool whose images stay in their files (`data/stored.py`) has x and masks of no rows, or of the
+    images of some episodes alone, which `drawn` then holds; and in `identity` [8] uint8 its hash,
+    which is that of the pool with all its images.
     """
 
     x: Array
@@ -78,6 +78,16 @@ class Pool(NamedTuple):
 def of_one_way(pool: Pool) -> str:
     """What a pool's images have where an episode is of one way alone: "values", "masks", or ""."""
     return "values" if pool.values is not None else "masks" if pool.masks is not None else ""
+
+
+def one_image(pool: Pool) -> Pool:
+    """The pool with one black image for all of its own: what tracing needs of it."""
+    rows: Any = {
+        name: jnp.zeros((1, *part.shape[1:]), part.dtype)
+        for name, part in (("x", pool.x), ("masks", pool.masks))
+        if part is not None
+    }
+    return pool._replace(**rows)
 
 
 class Scaling(NamedTuple):
@@ -115,19 +125,26 @@ def pool_hash(pool: Pool) -> str:
     """The identity of a pool: its pixels and which class each is of; 16 hexadecimal digits."""
     if pool.identity is not None:
         return np.asarray(pool.identity).tobytes().hex()
-    return hash_of([np.asarray(pool.x)], pool.x.shape, pool)
+    masks = None if pool.masks is None else np.asarray(pool.masks)
+    return hash_of(np.asarray(pool.x), masks, pool)
 
 
-def hash_of(pixels: Iterable[np.ndarray], shape: tuple[int, ...], pool: Pool) -> str:
-    """`pool_hash`, of images [shape] that come some at a time."""
-    digest = hashlib.sha256(repr(shape).encode())
-    for some in pixels:
-        digest.update(np.ascontiguousarray(some).tobytes())
-    more = [p for p in (pool.shown, pool.values, pool.masks, pool.marks) if p is not None]
-    for part in (pool.rows, pool.labels, pool.group, *more):
-        array = np.asarray(part)
-        digest.update(repr(array.shape).encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
+def hash_of(images: np.ndarray | StoredImages, masks: Any, pool: Pool) -> str:
+    """`pool_hash`, of images and masks (or None) in memory, or read some at a time."""
+    digest = hashlib.sha256()
+
+    def add(shape: tuple[int, ...], parts: Iterable[np.ndarray]) -> None:
+        digest.update(repr(shape).encode())
+        for part in parts:
+            digest.update(np.ascontiguousarray(part).tobytes())
+
+    add(images.shape, chunks(images))
+    for part in (pool.rows, pool.labels, pool.group, pool.shown, pool.values):
+        if part is not None:
+            add(part.shape, [np.asarray(part)])
+    if pool.masks is not None and pool.marks is not None:
+        add((len(masks), *pool.masks.shape[1:]), chunks(masks))
+        add(pool.marks.shape, [np.asarray(pool.marks)])
     return digest.hexdigest()[:16]
 
 
@@ -181,7 +198,8 @@ def make_pool(
     )
     if not stored:
         return pool
-    identity = bytes.fromhex(hash_of(chunks(images), images.shape, pool))
+    masks = None if samples.masks is None else samples.masks[used]
+    identity = bytes.fromhex(hash_of(images, masks, pool))
     return pool._replace(identity=jnp.asarray(np.frombuffer(identity, np.uint8)))
 
 
@@ -210,8 +228,10 @@ def several_labels(
     columns = [samples.class_names.index(name) for name in classes]
     labels = samples.labels[used][:, columns]
     if samples.masks is not None and samples.marks is not None:
-        own = samples.marks[columns]
-        return {"masks": jnp.asarray(samples.masks[used]), "marks": jnp.asarray(own)}
+        own, masks = samples.marks[columns], samples.masks[used]
+        if isinstance(masks, StoredImages):
+            masks = np.zeros((0, *masks.shape[1:-1]), np.uint8)
+        return {"masks": jnp.asarray(masks), "marks": jnp.asarray(own)}
     if has_values(samples):
         spread = np.nanstd(labels.astype(np.float64), axis=0)
         flat = [name for name, one in zip(classes, spread, strict=True) if not one > 0]

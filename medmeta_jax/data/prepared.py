@@ -26,9 +26,15 @@ from medmeta_jax.data.prepare import (
     file_sum,
     prepare,
 )
-from medmeta_jax.data.reading import OnError, Read, read_units, samples_of
+from medmeta_jax.data.reading import OnError, Read, read_units, require_masks, samples_of
 from medmeta_jax.data.records import Box, Catalogue, Record, Unit
-from medmeta_jax.data.samples import DataError, Samples, fit_image, require_one_rank
+from medmeta_jax.data.samples import (
+    DataError,
+    Samples,
+    fit_image,
+    fit_mask,
+    require_one_rank,
+)
 from medmeta_jax.data.stored import Looks, StoredImages, joined_looks, look
 
 BLOCK = 64  # images of a unit
@@ -173,10 +179,10 @@ def record_of(data: bytes) -> Record:
 
 
 class PreparedImages:
-    """The images of a prepared folder, at one size; a `stored.Reader`."""
+    """The images of a prepared folder, or their masks, at one size; a `stored.Reader`."""
 
-    def __init__(self, root: Path, image_size: int) -> None:
-        self.root, self.image_size = root, image_size
+    def __init__(self, root: Path, image_size: int, *, masks: bool = False) -> None:
+        self.root, self.image_size, self.masks = root, image_size, masks
         stored = open_records(root)
         self.records = stored.data_source
         files = stored.dataset_info.splits[SPLIT].file_instructions
@@ -191,7 +197,9 @@ class PreparedImages:
             raise DataError(f"{self.root}: {self.problem(places) or error}") from error
 
     def image_of(self, data: bytes) -> np.ndarray:
-        """A stored example's image, made small."""
+        """A stored example's image or mask, made small."""
+        if self.masks:
+            return fit_mask(array_of(fields_of(data), "mask"), self.image_size)[..., None]
         return fit_image(array_of(fields_of(data), "image"), self.image_size)
 
     def problem(self, places: np.ndarray) -> str:
@@ -207,16 +215,20 @@ class PreparedImages:
         return ""
 
 
-def image_bytes(source: str, image_size: int) -> int:
-    """Bytes of all images of a folder, made small, by its manifest (DataError)."""
+def image_bytes(source: str, image_size: int, *, masks: bool = False) -> int:
+    """Bytes of all images of a folder, made small, with their masks where asked for, by its
+    manifest (DataError)."""
     manifest = read_manifest(Path(source))
     # Manifests did not always say it.
     channels, axes = manifest.get("channels", 3), manifest.get("axes", 2)
-    return int(manifest["samples"]) * image_size ** int(axes) * int(channels)
+    return int(manifest["samples"]) * image_size ** int(axes) * (int(channels) + masks)
 
 
-def open_samples(source: str, *, image_size: int, on_error: OnError = "fail") -> Samples:
-    """A folder's samples as `sources.load` gives them, with their images left in its files.
+def open_samples(
+    source: str, *, image_size: int, on_error: OnError = "fail", masks: bool = False
+) -> Samples:
+    """A folder's samples as `sources.load` gives them, with their images (and masks) left in its
+    files.
 
     Memory holds what is known of each image but its pixels. Raises DataError naming the file.
     """
@@ -225,7 +237,8 @@ def open_samples(source: str, *, image_size: int, on_error: OnError = "fail") ->
     def seen(record: Record) -> tuple[Record, tuple[int, ...], Looks]:
         image = fit_image(record.image, image_size)
         looks = look([image])
-        return record._replace(image=NO_IMAGE, mask=None, boxes=()), image.shape, looks
+        mask = None if record.mask is None else NO_IMAGE
+        return record._replace(image=NO_IMAGE, mask=mask, boxes=()), image.shape, looks
 
     reads: list[Read] = []
     places: list[int] = []
@@ -242,15 +255,17 @@ def open_samples(source: str, *, image_size: int, on_error: OnError = "fail") ->
             looks.append(joined_looks([one for *_, one in found.records]))
     # Of one number of axes, they differ in channels alone.
     most = max(shapes, default=(image_size, image_size, 1))
-    images = StoredImages(
-        (PreparedImages(Path(source), image_size),),
-        np.zeros(len(places), np.int32),
-        np.asarray(places, np.int64),
-        most,
-        # Where some are to be made colour, what was seen of them is of other pixels.
-        looks=joined_looks(looks) if len(set(shapes)) == 1 else None,
-    )
-    return samples_of(listed, reads, images)
+    where = np.zeros(len(places), np.int32), np.asarray(places, np.int64)
+    # Where some are to be made colour, what was seen of them is of other pixels.
+    seen_of_all = joined_looks(looks) if len(set(shapes)) == 1 else None
+    reader = PreparedImages(Path(source), image_size)
+    images = StoredImages((reader,), *where, most, looks=seen_of_all)
+    samples = samples_of(listed, reads, images)
+    if not masks:
+        return samples
+    require_masks([record for one in reads for record in one.records], listed)
+    reader = PreparedImages(Path(source), image_size, masks=True)
+    return samples._replace(masks=StoredImages((reader,), *where, (*most[:-1], 1)))
 
 
 def example(where: Path) -> str:

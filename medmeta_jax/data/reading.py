@@ -19,6 +19,7 @@ from medmeta_jax.data.samples import (
     Samples,
     Skipped,
     fit_image,
+    fit_mask,
     require_one_rank,
     to_channels,
 )
@@ -112,9 +113,7 @@ def load_samples(
     """
 
     def small(record: Record) -> Record:
-        mask = record.mask if masks else None
-        if mask is not None:
-            mask = fit_image(mask[..., None], image_size, smooth=False)[..., 0]
+        mask = fit_mask(record.mask, image_size) if masks and record.mask is not None else None
         return record._replace(image=fit_image(record.image, image_size), mask=mask)
 
     reads = list(read_units(catalogue, small, on_error=on_error))
@@ -124,17 +123,17 @@ def load_samples(
     channels = max((image.shape[-1] for image in images), default=1)
     stacked = [to_channels(image, channels) for image in images]
     found = samples_of(catalogue, reads, np.stack(stacked) if stacked else np.empty(0))
-    return found._replace(masks=masks_of(records, catalogue)) if masks else found
+    if not masks:
+        return found
+    require_masks(records, catalogue)
+    return found._replace(masks=np.stack([record.mask for record in records]))
 
 
-def masks_of(records: list[Record], catalogue: Catalogue) -> np.ndarray:
-    """The records' masks [N, *spatial] (DataError naming one that has none)."""
-    found = []
+def require_masks(records: list[Record], catalogue: Catalogue) -> None:
+    """DataError naming a record that has no mask."""
     for record in records:
         if record.mask is None:
             raise DataError(f"{catalogue.about}: {record.name} has no mask, which is to be learned")
-        found.append(record.mask)
-    return np.stack(found)
 
 
 def samples_of(

@@ -54,7 +54,8 @@ class Samples(NamedTuple):
     about: one line that says what the data is, for tables and reports.
     skipped: the files that were left out.
     masks: [N, *spatial] uint8, where what is to be learned is to mark structures in images, which
-        are then the classes, and labels say which an image shows (`data/structures.py`); else None.
+        are then the classes, and labels say which an image shows (`data/structures.py`); read from
+        files when asked for, where images are, and then [N, *spatial, 1]; else None.
     marks: [classes] uint8, the value of each class in the masks, 0 for any but 0; else None.
     """
 
@@ -68,7 +69,7 @@ class Samples(NamedTuple):
     split: dict[str, tuple[str, ...]] | None = None
     about: str = ""
     skipped: tuple[Skipped, ...] = ()
-    masks: np.ndarray | None = None
+    masks: np.ndarray | StoredImages | None = None
     marks: np.ndarray | None = None
 
 
@@ -139,6 +140,11 @@ def fit_image(image: np.ndarray, image_size: int, *, smooth: bool = True) -> np.
     how = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
     padded = ImageOps.pad(as_pil(image), (image_size, image_size), how)
     return np.asarray(padded, np.uint8).reshape(image_size, image_size, -1)
+
+
+def fit_mask(mask: np.ndarray, image_size: int) -> np.ndarray:
+    """A mask [*spatial] uint8 as `fit_image` does its image, each pixel a value that was there."""
+    return fit_image(mask[..., None], image_size, smooth=False)[..., 0]
 
 
 def zoomed(image: np.ndarray, size: Sequence[int], *, smooth: bool) -> np.ndarray:
@@ -267,9 +273,9 @@ def join(parts: Mapping[str, Samples]) -> Samples:
 
     channels = max(part.images.shape[-1] for part in parts.values())
 
-    def together(field: str) -> np.ndarray | None:
+    def together(field: str) -> Any:
         own = [getattr(part, field) for part in parts.values()]
-        return None if own[0] is None else np.concatenate(own)
+        return None if own[0] is None else concatenated(own)
 
     def column(of: Callable[[str, Samples], list[str]]) -> np.ndarray:
         return np.asarray([value for name, part in parts.items() for value in of(name, part)])
@@ -302,7 +308,7 @@ def join(parts: Mapping[str, Samples]) -> Samples:
 def select(samples: Samples, keep: np.ndarray) -> Samples:
     """The samples where `keep` [N] is True; class names and labels as they were."""
 
-    def pick(column: np.ndarray | None) -> np.ndarray | None:
+    def pick(column: Any) -> Any:
         return None if column is None else column[keep]
 
     return samples._replace(

@@ -45,7 +45,7 @@ from medmeta_jax.data.samples import (
     shows,
     to_channels,
 )
-from medmeta_jax.data.stored import StoredImages
+from medmeta_jax.data.stored import StoredImages, as_stored
 
 SIDES = ("train", "val", "test")
 MIN_CLASSES_FOR_SIXTHS = 18
@@ -60,7 +60,8 @@ class Split(NamedTuple):
     shared_groups: how many meta-test has in common with the other sides.
     skipped: the files that could not be read and were left out.
     standardised: whether the domains' intensities were brought onto one scale.
-    images: by side, the images of each pool that does not hold them, in its order.
+    stored: by side, the fields of each pool that does not hold its images: these, and their masks
+        where it has them, in its order.
     """
 
     pools: dict[str, Pool]
@@ -73,7 +74,7 @@ class Split(NamedTuple):
     shared_groups: int
     skipped: tuple[Skipped, ...] = ()
     standardised: bool = False
-    images: Mapping[str, StoredImages] = MappingProxyType({})
+    stored: Mapping[str, Mapping[str, StoredImages]] = MappingProxyType({})
 
     @property
     def copies(self) -> int:
@@ -210,8 +211,8 @@ def make_split(
         side: make_pool(sources[side], classes[side], scaling, mixing if side == "train" else ())
         for side in SIDES
     }
-    images = {
-        side: source.images[members_of(source, classes[side])[1]]
+    stored = {
+        side: stored_fields(source, members_of(source, classes[side])[1])
         for side, source in sources.items()
         if isinstance(source.images, StoredImages)
     }
@@ -229,8 +230,16 @@ def make_split(
         shared_groups=0 if "test" in others else len(judged & seen),
         skipped=tuple(one for part in every for one in part.skipped),
         standardised=standardised,
-        images=images,
+        stored=stored,
     )
+
+
+def stored_fields(samples: Samples, used: np.ndarray) -> dict[str, StoredImages]:
+    """The fields of a pool of some samples whose images stay in their files."""
+    fields = {"x": samples.images[used]}
+    if samples.masks is not None:
+        fields["masks"] = samples.masks[used]
+    return {name: as_stored(images) for name, images in fields.items()}
 
 
 def refuse_one_domain(samples: Samples, others: Mapping[str, Samples]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import numpy as np
 
 from medmeta_jax.data.samples import DataError, Samples
+from medmeta_jax.data.stored import StoredImages, chunks
 
 LEAST = 4  # pixels of a structure, for an image to show it
 ANY = "any"
@@ -20,17 +21,28 @@ def structures(samples: Samples) -> Samples:
     """
     masks = samples.masks
     assert masks is not None
-    values = np.flatnonzero(np.bincount(masks.ravel(), minlength=256)[1:]) + 1
-    several = [(str(value), masks == value) for value in values] if len(values) > 1 else []
-    found = [(ANY, masks > 0), *several]
-    axes = tuple(range(1, masks.ndim))
-    shown = np.stack([np.count_nonzero(where, axes) >= LEAST for _, where in found], 1)
-    kept = shown.any(0)
-    if not kept.any():
+    shown = values_shown(masks)
+    values = np.flatnonzero(shown.any(0))  # of which 0 is any of the others
+    if not len(values):
         raise DataError(
             f"{samples.about}: no image shows {LEAST} pixels or more of a structure; give a larger "
             "image_size, or look at the masks"
         )
-    marks = np.asarray([0, *values[: len(several)]], np.uint8)
-    names = tuple(found[place][0] for place in np.flatnonzero(kept))
-    return samples._replace(labels=shown[:, kept], class_names=names, marks=marks[kept], split=None)
+    if len(values) == 2:
+        values = values[:1]  # the only one is any of them
+    return samples._replace(
+        labels=shown[:, values],
+        class_names=tuple(str(value) if value else ANY for value in values),
+        marks=values.astype(np.uint8),
+        split=None,
+    )
+
+
+def values_shown(masks: np.ndarray | StoredImages) -> np.ndarray:
+    """Which values a mask shows in `LEAST` pixels or more; by 0, of any others: [N, 256] bool."""
+    found = []
+    for some in chunks(masks):
+        counts = np.stack([np.bincount(mask.ravel(), minlength=256) for mask in some])
+        counts[:, 0] = counts[:, 1:].sum(1)
+        found.append(counts >= LEAST)
+    return np.concatenate(found)
