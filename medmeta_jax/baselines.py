@@ -14,7 +14,7 @@ import numpy as np
 
 from medmeta_jax import registry, thresholding
 from medmeta_jax.config import TrainConfig
-from medmeta_jax.data.episodes import EpisodeSpec, episodes_hash, sample_indices
+from medmeta_jax.data.episodes import EpisodeSpec, Indices, episodes_hash, sample_indices
 from medmeta_jax.evaluation import (
     Family,
     FixedEpisodes,
@@ -24,7 +24,12 @@ from medmeta_jax.evaluation import (
     score_predictions,
 )
 from medmeta_jax.labels import MASKS, SEVERAL, VALUES, Kind
-from medmeta_jax.metrics.intervals import Estimate, paired_difference
+from medmeta_jax.metrics.intervals import (
+    Estimate,
+    over_episodes,
+    paired_difference,
+    subject_means,
+)
 from medmeta_jax.types import Array, Backbone, MetaLearner, Params
 
 FINETUNE_RATES = (0.05, 0.2, 0.8)
@@ -123,8 +128,15 @@ def threshold(task: Task) -> Row:
     return Row("threshold", learner.norm, evaluate(learner, {}, task.test), {})
 
 
+def pretrained_by(kind: Kind) -> str:
+    """The algorithm that pre-trains for all that use it, and by whose scores on meta-validation
+    the best checkpoint is chosen: the cheapest to adapt that takes such labels."""
+    return "linear_probe" if kind is MASKS else "nearest_centroid"
+
+
 def pretrained(task: Task) -> Iterator[Row]:
-    """An ordinary classifier of the meta-train classes, put to use in three ways."""
+    """An ordinary classifier of the meta-train classes, or a net that marks all their structures,
+    put to use in three ways, or two."""
 
     def make(name: str, **arguments: Any) -> MetaLearner:
         if registry.takes("algorithms", name, "loss"):
@@ -134,9 +146,10 @@ def pretrained(task: Task) -> Iterator[Row]:
         )
         return made
 
-    centroid = make("nearest_centroid")
-    params = task.pretrain(centroid)
-    yield Row("pretrained-centroid", centroid.norm, evaluate(centroid, params, task.test), {})
+    first = make(pretrained_by(task.kind))
+    params = task.pretrain(first)
+    if task.kind is not MASKS:
+        yield Row("pretrained-centroid", first.norm, evaluate(first, params, task.test), {})
     yield tuned(
         task,
         "pretrained-probe",
@@ -191,14 +204,31 @@ def searched(
     return at(rate, count, test), chosen
 
 
-def result(row: Row, first: Row, task_facts: dict[str, Any]) -> dict[str, Any]:
-    """A row as `summary.json` holds it; `first` is the learner that it is compared with."""
+def over_subjects(scores: Scores, groups: np.ndarray | None) -> dict[str, Any] | None:
+    """The main score by subject: the mean of their means, its interval, and "subjects", their
+    number; None where queries are of no groups (`query_groups`), or of one alone."""
+    if groups is None:
+        return None
+    predictions = scores.predictions
+    each, mask = scores.kind.each(*predictions)[0], predictions.mask
+    values = np.full(mask.shape, np.nan)
+    values[mask] = each.reshape(int(mask.sum()), -1).mean(1)
+    means = subject_means(values, mask, groups)
+    return {"subjects": len(means), **over_episodes(means)._asdict()} if len(means) > 1 else None
+
+
+def result(
+    row: Row, first: Row, task_facts: dict[str, Any], groups: np.ndarray | None = None
+) -> dict[str, Any]:
+    """A row as `summary.json` holds it; `first` is the learner that it is compared with, groups
+    those of the queries."""
     scores, kind = row.scores, row.scores.kind
     main = kind.columns[0]
     found: dict[str, Any] = {"learner": row.learner, **task_facts, "norm": row.norm}
     for name in scores.per_episode:
         found[name] = scores.estimate(name)._asdict()
     found[f"{main}_over_classes"] = list(scores.by_classes)
+    found[f"{main}_over_subjects"] = over_subjects(scores, groups)
     found["pooled"] = {name: value._asdict() for name, value in scores.pooled().items()}
     if row is not first:
         against = paired_difference(scores.main, first.scores.main)
@@ -213,14 +243,27 @@ def result(row: Row, first: Row, task_facts: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def task_facts(task: Task, data: str) -> dict[str, Any]:
-    """What the episodes of a table are, in the fields every row repeats."""
-    spec, episodes = task.spec, task.test
+def places_of(episodes: FixedEpisodes, spec: EpisodeSpec) -> Indices:
+    """Where the images of a fixed list's episodes are in its pool: [E, ...]."""
 
     def indices(key: Array, pool: Any) -> Any:
         return sample_indices(sample_key(key), pool, spec)
 
-    places = jax.jit(jax.vmap(indices, (0, None)))(episodes.keys, episodes.pool)
+    places: Indices = jax.jit(jax.vmap(indices, (0, None)))(episodes.keys, episodes.pool)
+    return places
+
+
+def query_groups(task: Task) -> np.ndarray | None:
+    """The group of each query [E, n] of the meta-test list; None where groups are not known."""
+    if task.spec.disjoint != "group":
+        return None
+    return np.asarray(task.test.pool.group)[np.asarray(places_of(task.test, task.spec).query)]
+
+
+def task_facts(task: Task, data: str) -> dict[str, Any]:
+    """What the episodes of a table are, in the fields every row repeats."""
+    spec, episodes = task.spec, task.test
+    places = places_of(episodes, spec)
     there, ways = np.asarray(places.query) >= 0, np.asarray(places.query_y)
     if task.kind is SEVERAL:  # 1 or 0 for each way
         each = (there[..., None] & (ways > 0)).sum(1)

@@ -7,6 +7,7 @@ where it was.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 from collections.abc import Callable
@@ -115,16 +116,28 @@ def bench_methods(
     return {"results": found, "out": str(folder), "table": table}
 
 
+def config_of(given: Any) -> TrainConfig:
+    """The configuration of the command line's options; how large the network is, and how long it
+    trains, the budget says."""
+    base = configs.load(given.preset, None)
+    same = ("data", "also", "meta_val", "meta_test", "ways", "image_size", "norm")
+    asked = {name: getattr(given, name) for name in same}
+    net = {name: value for name, value in base.net.items() if name != "width"}
+    set_ = {name: value for name, value in asked.items() if value is not None}
+    return dataclasses.replace(base, net=net, **set_)
+
+
 def run(given: Any, told_to_stop: Callable[[], bool]) -> dict[str, Any]:
     """`bench_methods` of the command line's options."""
     verbs.enable_compilation_cache()
     wanted = plans.chosen_methods(given.methods)
     budget = plans.budget_of(given.budget, given.seeds)
-    same = ("data", "also", "meta_val", "meta_test", "ways", "image_size", "norm")
-    config = TrainConfig(**{name: getattr(given, name) for name in same})
+    config = config_of(given)
     verbs.use_devices(config)
     plan = plans.make_plan(config, budget, given.shots)
     if "all" in given.methods:
         wanted = protocol.that_fit(plan, wanted)
+    for method in wanted:
+        experiments.check_fits(protocol.for_method(plan, method))
     folder = Path(given.out or Path("bench") / portable(f"{Path(given.data).stem}-{given.budget}"))
     return bench_methods(plan, wanted, folder, told_to_stop)

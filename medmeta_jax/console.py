@@ -7,7 +7,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-HEADINGS = {"f1": "F1", "auroc": "AUROC", "r2": "R²", "dice": "Dice", "iou": "IoU", "hd95": "HD95"}
+HEADINGS = {
+    "f1": "F1", "auroc": "AUROC", "r2": "R²", "dice": "Dice", "iou": "IoU", "hd95": "HD95",
+    "lesion_dice": "lesion Dice", "lesion_recall": "lesion recall",
+}  # fmt: skip
 
 
 class Voice:
@@ -93,13 +96,23 @@ def footnote(summary: dict[str, Any]) -> str:
     main = row["columns"][0]
     low, high = row[f"{main}_over_classes"]
     one = row["labels"] in ("values", "masks")
+    sets = {"masks": "structures"}.get(row["labels"], row["labels"])
+    over = [
+        f"Over resampled {sets}, {row['learner']}'s {heading(main)} lies in {100 * low:.1f} to "
+        f"{100 * high:.1f}."
+    ]
+    if low == high:  # of one, there is nothing to resample
+        over = []
+    if subjects := row.get(f"{main}_over_subjects"):
+        over.append(
+            f"Over {subjects['subjects']} groups (patients), {row['learner']}'s {heading(main)} is "
+            f"{percent(subjects)}."
+        )
     lines = [
         f"{row['episodes']} {row['split']} episodes {row['episodes_hash']}, "
         f"{'' if one else span(row['ways']) + '-way '}{span(row['shots'])}-shot, "
         f"{queries_of(row)}; per cent, mean ± 95% interval over episodes, differences paired.",
-        f"Over resampled {'structures' if row['labels'] == 'masks' else row['labels']}, "
-        f"{row['learner']}'s {heading(main)} lies in "
-        f"{100 * low:.1f} to {100 * high:.1f}. Data: {row['data']}.",
+        " ".join([*over, f"Data: {row['data']}."]),
     ]
     if row["labels"] == "values":
         lines += value_lines(summary)

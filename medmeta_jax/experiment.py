@@ -91,7 +91,7 @@ def make_learner(
     if registry.takes("algorithms", config.algorithm, "loss"):
         arguments["loss"] = kind.loss
     if "pool_classes" in registry.defaults("algorithms", config.algorithm):
-        if kind in (SEVERAL, VALUES, MASKS):
+        if kind in (SEVERAL, VALUES):
             raise ConfigError(
                 f"algorithm: {config.algorithm} pre-trains a classifier of one class an image, and "
                 f"these images have {kind.name}; take another, such as anil or maml"
@@ -103,7 +103,7 @@ def make_learner(
         raise ConfigError(f"hyper: {error}") from None
 
 
-def refuse_if_of_classes(experiment: Experiment) -> None:
+def check_fits(experiment: Experiment) -> None:
     """ConfigError where an algorithm or its backbone does not take what the labels are.
 
     Found by tracing an adaptation, which runs nothing: the file of an algorithm alone knows what
@@ -125,13 +125,24 @@ def refuse_if_of_classes(experiment: Experiment) -> None:
         raise ConfigError(f"algorithm: {config.algorithm}: {error}") from None
     except TypeError:
         fits = False
-    if not fits and kind is MASKS:
+    if not fits and kind is MASKS and not marks_pixels(experiment):
         raise ConfigError(
             f"backbone: {config.algorithm} over {config.backbone} has no prediction for each pixel "
             "of a mask; take a backbone that has, such as unet"
         )
     if not fits:
         raise ConfigError(f"algorithm: {config.algorithm} does not take {kind.name}")
+
+
+def marks_pixels(experiment: Experiment) -> bool:
+    """Whether the backbone has features for each pixel."""
+    init, apply, _ = experiment.backbone
+
+    def features(x: Array) -> Array:
+        return apply(init(jax.random.key(0), x), x, jnp.ones(x.shape[0], jnp.bool_))[0]
+
+    found = jax.eval_shape(features, experiment.example_x)
+    return found.shape[:-1] == experiment.example_x.shape[:-1]
 
 
 def make_backbone(config: TrainConfig) -> Backbone:
@@ -200,7 +211,7 @@ def build(config: TrainConfig) -> Experiment:
     split = split._replace(pools=parallel.replicate(split.pools, mesh))
     spec = episode_spec(config, split)
     kind = kind_of_split(config, split)
-    if kind in (SEVERAL, VALUES, MASKS) and config.baselines == "all":
+    if kind in (SEVERAL, VALUES) and config.baselines == "all":
         raise ConfigError(
             "baselines: 'all' pre-trains a classifier of one class an image, and these images have "
             f"{kind.name}; take 'some'"
@@ -250,7 +261,7 @@ def build(config: TrainConfig) -> Experiment:
         weights=start,
     )
     if kind in (VALUES, MASKS):
-        refuse_if_of_classes(made)
+        check_fits(made)
     return made
 
 

@@ -6,6 +6,7 @@ something that was measured, [n, *spatial] int marks a structure.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -26,7 +27,12 @@ from medmeta_jax.metrics.classification import confusion, episode_scores
 from medmeta_jax.metrics.intervals import episode_means
 from medmeta_jax.metrics.multi_label import label_scores, pooled_label_scores, sigmoid
 from medmeta_jax.metrics.pooled import pooled_scores, softmax
-from medmeta_jax.metrics.segmentation import each_image, overlap_scores, surface_scores
+from medmeta_jax.metrics.segmentation import (
+    each_image,
+    lesion_scores,
+    overlap_scores,
+    surface_scores,
+)
 from medmeta_jax.metrics.values import errors, pooled_value_scores, value_scores
 from medmeta_jax.types import Array, Loss
 
@@ -102,7 +108,8 @@ def mask_scores(logits: np.ndarray, y: np.ndarray, mask: np.ndarray) -> dict[str
     told, true = marked(logits), y > 0
     diagonal = float(np.linalg.norm(y.shape[2:]))
     far = each_image(surface_scores, mask, told, true)["hd95"] / diagonal
-    scores = {**overlap_scores(told, true, mask), "hd95": far}
+    lesions = each_image(functools.partial(lesion_scores, distances=False), mask, told, true)
+    scores = {**overlap_scores(told, true, mask), "hd95": far, **lesions}
     return {name: episode_means(values, mask) for name, values in scores.items()}
 
 
@@ -137,7 +144,8 @@ VALUES = Kind(
 
 
 MASKS = Kind(
-    "masks", dice_and_cross_entropy, dice, ("dice", "iou", "hd95"), "dice",
+    "masks", dice_and_cross_entropy, dice,
+    ("dice", "iou", "hd95", "lesion_dice", "lesion_recall"), "dice",
     each_mask, mask_scores,
     lambda logits, y, mask, classes: pooled_mask_scores(logits, y, mask),
 )  # fmt: skip

@@ -27,6 +27,8 @@ class Eval:
 class BenchMethods:
     """Compare methods on the same data, budget and episodes; goes on where it was stopped."""
 
+    preset: str | None = None
+    """As in train: what is learned, on what backbone, from images of what size. Default: none."""
     data: str = "anatomy"
     """As in train."""
     also: tuple[str, ...] = ()
@@ -36,8 +38,8 @@ class BenchMethods:
     meta_test: str | None = None
     """As in train."""
     methods: tuple[str, ...] = ("all",)
-    """Algorithms, "scratch", "raw_centroid", or "all". Differences are from maml, or else from
-    the first."""
+    """Algorithms, "scratch", "raw_centroid", "threshold" (of masks), or "all" that take what the
+    labels are. Differences are from maml, or else from the first."""
     budget: Literal["small", "medium", "full"] = "small"
     """small: 8 channels, 160 training episodes, one seed, no search, 100 episodes judged.
     medium: 16 channels, 1,600, three seeds, settings searched on meta-validation, 200. full: 64
@@ -46,9 +48,9 @@ class BenchMethods:
     """Support images a class to be judged at; training draws from their range, up to 5."""
     ways: int | None = None
     """As in train."""
-    image_size: int = 28
+    image_size: int | None = None
     """As in train."""
-    norm: Literal["batch", "support", "group", "none"] = "support"
+    norm: Literal["batch", "support", "group", "none"] | None = None
     """As in train."""
     seeds: int | None = None
     """Training seeds, in place of the budget's."""

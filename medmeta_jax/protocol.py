@@ -9,6 +9,7 @@ one method with one seed; it is written down when it is done, and not done again
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import time
@@ -24,12 +25,13 @@ from medmeta_jax import (
     experiment as experiments,
     registry,
     running,
+    thresholding,
 )
 from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.evaluation import Family, Scores, evaluate
 from medmeta_jax.experiment import Experiment
 from medmeta_jax.labels import Kind
-from medmeta_jax.plan import RAW_CENTROID, SCRATCH, Plan, judged_at
+from medmeta_jax.plan import RAW_CENTROID, SCRATCH, THRESHOLD, Plan, judged_at
 from medmeta_jax.types import Backbone, MetaLearner, Params
 
 # Rows that put one and the same pre-trained classifier to use.
@@ -49,6 +51,10 @@ SEARCH_SHARE = 4  # a try trains for this part of the budget
 
 def for_method(plan: Plan, method: str, **hyper: Any) -> Experiment:
     """The shared experiment with a method's learner, and settings over the defaults."""
+    if method == THRESHOLD:
+        learner = thresholding.threshold()
+        config = dataclasses.replace(plan.experiment.config, hyper={})
+        return plan.experiment._replace(config=config, learner=learner, training=learner)
     algorithm = {SCRATCH: "finetune", RAW_CENTROID: "protonet"}.get(method, method)
     pixels = method == RAW_CENTROID
     backbone = registry.factory("backbones", "pixels")() if pixels else plan.experiment.backbone
@@ -76,12 +82,9 @@ def that_fit(plan: Plan, methods: tuple[str, ...]) -> tuple[str, ...]:
     """Those methods that take what the plan's labels are; found by tracing, which runs nothing."""
     kept = []
     for method in methods:
-        try:
-            made = for_method(plan, method)
-            experiments.refuse_if_of_classes(made)
-        except ConfigError:
-            continue
-        kept.append(method)
+        with contextlib.suppress(ConfigError):
+            experiments.check_fits(for_method(plan, method))
+            kept.append(method)
     return tuple(kept)
 
 
@@ -114,14 +117,14 @@ class Trainer:
 
     def train(self, method: str, seed: int) -> Trained:
         """A method from a seed, with its settings chosen where the budget searches."""
-        if method in (SCRATCH, RAW_CENTROID):
+        if method in (SCRATCH, RAW_CENTROID, THRESHOLD):
             made = self.made(method, seed)
             params = running.initial_progress(made, made.learner).state.params
             return Trained(made, params, float("nan"), {})
         if method in CLASSIFIER:
             if seed not in self.classifiers:
-                centroid = self.made("nearest_centroid", seed)
-                self.classifiers[seed] = self.fit(centroid, self.plan.budget.meta_steps)
+                made = self.made(baselines.pretrained_by(self.plan.experiment.kind), seed)
+                self.classifiers[seed] = self.fit(made, self.plan.budget.meta_steps)
             return self.classifiers[seed]._replace(experiment=self.made(method, seed))
         made = self.made(method, seed)
         rate = made.config.hyper.get("inner_lr")
@@ -204,6 +207,7 @@ def rows(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each method with each seed that is not done yet: its name and its record."""
     trainer = Trainer(plan)
+    groups = baselines.query_groups(task_of(plan))
     for method in wanted:
         # Each method compiles programs of its own; kept all, they exhaust the memory maps that
         # the system allows a process.
@@ -222,6 +226,7 @@ def rows(
                         key: np.asarray(v).tolist() for key, v in scores.per_episode.items()
                     },
                     "over_classes": list(scores.by_classes),
+                    "over_subjects": baselines.over_subjects(scores, groups),
                     "pooled": {name: v._asdict() for name, v in scores.pooled().items()},
                     "chosen": settings,
                 }
@@ -238,7 +243,12 @@ def rows(
             )
 
 
+def task_of(plan: Plan) -> baselines.Task:
+    """What all rows are judged on; episodes of fewer shots show a part of its support."""
+    spec = dataclasses.replace(plan.experiment.spec, shots=plan.shots[-1])
+    return running.task_of(plan.experiment)._replace(spec=spec)
+
+
 def facts(plan: Plan) -> dict[str, Any]:
     """What the episodes are, in the fields that every result repeats."""
-    spec = dataclasses.replace(plan.experiment.spec, shots=plan.shots[-1])
-    return running.facts(plan.experiment, running.task_of(plan.experiment)._replace(spec=spec))
+    return running.facts(plan.experiment, task_of(plan))

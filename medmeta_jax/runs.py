@@ -1,5 +1,5 @@
 """A run directory: config.yaml, split.json, env.json, metrics.jsonl, checkpoints/,
-calibration.json, summary.json."""
+calibration.json, plots/, summary.json."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class Run:
         self.metrics = folder / "metrics.jsonl"
         self.summary = folder / "summary.json"
         self.calibration = folder / "calibration.json"
+        self.overlays = folder / "plots" / "overlays.png"  # of masks
         self.checkpoints = folder / "checkpoints"
         self.weights = folder / "init.npz"  # where --init-from gave any
 

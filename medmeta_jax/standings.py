@@ -43,6 +43,7 @@ def result(records: Sequence[Record], facts: Mapping[str, Any], shots: int) -> d
         "norm": records[0]["norm"],
         **{name: over_episodes(values(records, shots, name).mean(0))._asdict() for name in columns},
         f"{columns[0]}_over_classes": records[0]["shots"][str(shots)]["over_classes"],
+        f"{columns[0]}_over_subjects": records[0]["shots"][str(shots)].get("over_subjects"),
         "pooled": pooled([r["shots"][str(shots)]["pooled"] for r in records]),
         "seeds": {
             "count": len(records),

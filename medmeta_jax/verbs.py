@@ -18,6 +18,7 @@ from medmeta_jax import (
     config as configs,
     console,
     experiment as experiments,
+    overlays,
     parallel,
     processes,
     running,
@@ -29,7 +30,9 @@ from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.data.anatomy import cache_folder
 from medmeta_jax.data.samples import DataError
 from medmeta_jax.data.splits import SIDES
+from medmeta_jax.details import details, shown
 from medmeta_jax.experiment import Experiment
+from medmeta_jax.labels import MASKS
 from medmeta_jax.runs import Run
 from medmeta_jax.train import NonFiniteError
 
@@ -259,13 +262,14 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """The table of a trained learner; written into the run where one is given."""
     began = time.perf_counter()
-    facts = running.facts(experiment, running.task_of(experiment))
+    task = running.task_of(experiment)
+    facts, groups = running.facts(experiment, task), baselines.query_groups(task)
     main = experiment.kind.columns[0]
     found: list[dict[str, Any]] = []
     first = None
     for row in running.judge(experiment, params, told_to_stop):
         first = first or row
-        found.append(baselines.result(row, first, facts))
+        found.append(baselines.result(row, first, facts, groups))
         console.say(f"evaluated  {row.learner}: {console.percent(found[-1][main])}")
         stop_if_told(told_to_stop, run)
     assert first is not None  # `judge` yields the learner's own row, whatever else
@@ -275,8 +279,7 @@ def evaluate_run(
     summary = {
         "results": found,
         "calibration": honest,
-        "confusion": running.by_class(experiment, predictions),
-        "values": running.by_value(experiment, predictions),
+        **details(experiment, predictions),
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "device": jax.devices()[0].device_kind,
         "versions": runs.versions(),
@@ -287,6 +290,9 @@ def evaluate_run(
     if run is not None:
         try:
             runs.write_json(run.calibration, honest)
+            if experiment.kind is MASKS:
+                overlays.save(shown(experiment, predictions), run.overlays)
+                console.say(f"overlays   {run.overlays}")
             runs.write_json(run.summary, summary)
         except OSError as error:
             raise RunFailed(f"{run.folder}: cannot be written ({error.strerror})") from None

@@ -127,27 +127,37 @@ def test_what_streaming_is_compared_with_reads_the_same_images(tmp_path: Path) -
     assert text.endswith("| X | 4 (3 to 5) |")
 
 
-def test_each_data_set_is_judged_once_and_never_trained_on_then() -> None:
-    turns = [rotation.config_of(judged, Path("data")) for judged in rotation.DOMAINS]
-    assert [turn.meta_test for turn in turns] == [f"data/{name}" for name in rotation.DOMAINS]
-    assert turns[3].meta_val == "data/blood_cells"
-    assert (turns[3].data, *turns[3].also) == ("data/brain_tumor_mri", "data/chest_xray")
+@pytest.mark.parametrize("task", rotation.OF)
+def test_each_data_set_is_judged_once_and_never_trained_on_then(task: str) -> None:
+    turned = rotation.OF[task]
+    turns = [rotation.config_of(turned, judged, Path("data")) for judged in turned.domains]
+    assert [turn.meta_test for turn in turns] == [f"data/{name}" for name in turned.domains]
     for turn in turns:
         every = {turn.data, *turn.also, turn.meta_val, turn.meta_test}
-        assert len(every) == len(rotation.DOMAINS)
+        assert len(every) == len(turned.domains)
+        assert turn.task == ("segmentation" if task == "segmentation" else "auto")
+    if task == "classification":
+        assert turns[3].meta_val == "data/blood_cells"
+        assert (turns[3].data, *turns[3].also) == ("data/brain_tumor_mri", "data/chest_xray")
+        assert turns[3].ways == 3
 
 
 def test_the_rotations_table_is_ordered_by_the_mean_and_holds_what_all_have() -> None:
-    def row(learner: str, accuracy: float, shots: int = 1) -> dict[str, Any]:
+    def row(learner: str, dice: float, shots: int = 1) -> dict[str, Any]:
         return {
             "learner": learner, "shots": shots, "episodes": 9, "episodes_hash": "ab",
-            "accuracy": {"mean": accuracy, "ci95": 0.01},
+            "dice": {"mean": dice, "ci95": 0.01}, "columns": ["dice"], "labels": "masks",
         }  # fmt: skip
 
     found = {"x": [row("a", 0.5), row("b", 0.4)], "y": [row("a", 0.3), row("b", 0.6), row("c", 1)]}
     lines = rotation.table(found).splitlines()
-    assert lines[0] == "3-way 1-shot, 9 episodes each (ab, ab)"
+    assert lines[0] == "Dice, 1-shot, 9 episodes each (ab, ab)"
     assert lines[-2:] == [
         "| b | 40.0 ± 1.0 | 60.0 ± 1.0 | 50.0 |",
         "| a | 50.0 ± 1.0 | 30.0 ± 1.0 | 40.0 |",
     ]
+    of_classes = {
+        name: [{**one, "labels": "classes", "ways": 3} for one in rows]
+        for name, rows in found.items()
+    }
+    assert rotation.table(of_classes).startswith("Dice, 3-way 1-shot, 9 episodes each (ab, ab)")

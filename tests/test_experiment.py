@@ -13,6 +13,7 @@ import pytest
 
 from medmeta_jax import (
     baselines,
+    details,
     experiment as experiments,
     registry,
     running,
@@ -288,7 +289,7 @@ def test_grades_have_a_kappa_and_classes_a_confusion(experiment: Experiment) -> 
     """The pool's numbers of the classes are told from their places on the meta-test side."""
     labels = np.asarray(experiment.split.pools["test"].labels)
     classes = np.tile(labels[[1, 0]], (3, 1))
-    found = running.by_class(experiment, RIGHT._replace(classes=classes))
+    found = details.by_class(experiment, RIGHT._replace(classes=classes))
     expected = np.zeros((len(labels),) * 2, int)
     expected[0, 0] = expected[1, 1] = 3
     np.testing.assert_array_equal(found["counts"], expected)
@@ -298,7 +299,7 @@ def test_grades_have_a_kappa_and_classes_a_confusion(experiment: Experiment) -> 
     graded = experiment._replace(config=dataclasses.replace(experiment.config, ordered=True))
     wrong = RIGHT._replace(classes=classes, y=RIGHT.y[:, ::-1])
     for predictions, kappa in ((RIGHT._replace(classes=classes), 1.0), (wrong, -1.0)):
-        assert running.by_class(graded, predictions)["quadratic_kappa"]["mean"] == kappa
+        assert details.by_class(graded, predictions)["quadratic_kappa"]["mean"] == kappa
 
 
 def measured_images(where: Path) -> str:
@@ -337,7 +338,7 @@ def test_values_from_end_to_end(tmp_path: Path) -> None:
     found = baselines.result(rows["support-mean"], rows["r2d2"], facts)
     gap = mean.estimate("r2").mean - own.estimate("r2").mean
     assert found["minus_r2d2"]["mean"] == pytest.approx(gap)
-    units = running.by_value(made, own.predictions)
+    units = details.by_value(made, own.predictions)
     assert set(units) == {"bright", "wide"}
     spread = np.asarray(made.split.pools["test"].spread)
     for place, of in enumerate(units.values()):
@@ -347,7 +348,7 @@ def test_values_from_end_to_end(tmp_path: Path) -> None:
     honest = uncertainty.of_run(made, params, own.predictions)
     held = np.abs(own.predictions.logits[..., 0] - y) <= (honest["half_width"] or np.inf)
     assert honest["meta_test"]["covered"]["mean"] == pytest.approx((held & mask).sum() / mask.sum())
-    assert running.by_class(made, own.predictions) == {}
+    assert details.by_class(made, own.predictions) == {}
 
 
 @pytest.mark.parametrize(

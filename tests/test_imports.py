@@ -54,18 +54,20 @@ ALLOWED = {
         "runs", "parallel", "processes", "weights", "objectives", "tasks", "feed", "streaming",
     },
     "running": {
-        "types", "config", "data", "labels", "train", "evaluation", "baselines", "checkpoint",
-        "runs", "parallel", "processes", "weights", "experiment", "metrics",
+        "types", "config", "train", "evaluation", "baselines", "checkpoint", "runs", "parallel",
+        "processes", "weights", "experiment",
     },
+    "overlays": {"data", "evaluation", "labels"},
+    "details": {"evaluation", "experiment", "labels", "metrics", "overlays"},
     "uncertainty": {"types", "evaluation", "experiment", "labels", "metrics"},
     "verbs": {
         "config", "console", "experiment", "baselines", "runs", "data", "train", "checkpoint",
-        "parallel", "processes", "uncertainty", "running",
+        "parallel", "processes", "uncertainty", "running", "details", "overlays", "labels",
     },
     "plan": {"types", "registry", "config", "data", "evaluation", "experiment"},
     "protocol": {
         "types", "registry", "config", "data", "evaluation", "baselines", "experiment", "labels",
-        "running", "plan",
+        "running", "plan", "thresholding",
     },
     "standings": {"metrics", "console"},
     "bench": {

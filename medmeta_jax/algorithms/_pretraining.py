@@ -2,7 +2,8 @@
 
 The images of an episode, support and query together, are one labelled batch of the
 pool's own classes (`Episode.classes`), so pre-training goes through the same sampler,
-step and budget as every meta-learner.
+step and budget as every meta-learner. Where labels are masks, an episode's images mark one
+structure of the pool, and each structure has an output of its own: joint pre-training on all.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 
 from medmeta_jax.heads import feature_size, init_linear, linear
 from medmeta_jax.losses import cross_entropy, mask_absent
-from medmeta_jax.types import Array, Backbone, Episode, Info, Params, PyTree
+from medmeta_jax.types import Array, Backbone, Episode, Info, Loss, Params, PyTree
 
 
 def init_pretraining(
@@ -36,11 +37,14 @@ def init_pretraining(
 
 
 def pretraining_loss(
-    backbone: Backbone, classify: Callable[[Params, Array], Array] = linear
+    backbone: Backbone,
+    classify: Callable[[Params, Array], Array] = linear,
+    of_masks: Loss = cross_entropy,
 ) -> Callable[[Params, Episode, Array, Array], tuple[Array, Info]]:
     """Cross-entropy over the pool's own classes. Info holds the logits of the query.
 
     classify: (classifier, features [n, F]) -> logits [n, pool_classes].
+    of_masks: the loss of the episode's structure where labels are masks.
     """
 
     def loss(params: Params, episode: Episode, key: Array, step: Array) -> tuple[Array, Info]:
@@ -50,8 +54,14 @@ def pretraining_loss(
         seen, stats = backbone.apply(params["body"], support.x, support.mask)
         asked, _ = backbone.apply(params["body"], query.x, query.mask, stats)
         logits = classify(params["classifier"], jnp.concatenate([seen, asked]))
-        labels = episode.classes[jnp.concatenate([support.y, query.y])]
-        value = cross_entropy(logits, labels, jnp.concatenate([support.mask, query.mask]))
+        y = jnp.concatenate([support.y, query.y])
+        mask = jnp.concatenate([support.mask, query.mask])
+        if y.ndim > 1:
+            marked = logits[..., episode.classes[0]]
+            logits = jnp.stack([jnp.zeros_like(marked), marked], -1)
+            value = of_masks(logits, y, mask)
+            return value, Info(value, logits[support.y.shape[0] :])
+        value = cross_entropy(logits, episode.classes[y], mask)
         of_ways = logits[support.y.shape[0] :][:, episode.classes]
         return value, Info(value, mask_absent(of_ways, episode.classes >= 0))
 

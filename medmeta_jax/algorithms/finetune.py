@@ -49,7 +49,7 @@ def finetune(
     Args:
       outputs: ways of the new task.
       pool_classes: classes of the pool that pre-training learns.
-      loss: the new task's loss; pre-training uses cross-entropy.
+      loss: the new task's loss; pre-training uses cross-entropy, and for masks this too.
       steps, inner_lr: gradient descent on the support set.
 
     meta_params: {"body", "head", "classifier"}.
@@ -65,6 +65,6 @@ def finetune(
         inner._replace(
             init=init_pretraining(backbone, outputs, pool_classes),
             adapt=adapt,
-            loss=pretraining_loss(backbone),
+            loss=pretraining_loss(backbone, of_masks=loss),
         )
     )

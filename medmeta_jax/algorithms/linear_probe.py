@@ -73,6 +73,6 @@ def linear_probe(
         anil(backbone, outputs=outputs)._replace(
             init=init_pretraining(backbone, outputs, pool_classes),
             adapt=adapt,
-            loss=pretraining_loss(backbone),
+            loss=pretraining_loss(backbone, of_masks=loss),
         )
     )

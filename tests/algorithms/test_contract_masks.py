@@ -22,7 +22,8 @@ KEY, STEP = jax.random.key(1), jnp.zeros((), jnp.int32)
 # Their prototypes, or what they learn from the pool, are of classes.
 OF_CLASSES = {"protonet", "protomaml", "pmf", "baseline_plus_plus", "nearest_centroid", "r2d2"}
 NAMES = sorted(set(registry.names("algorithms")) - OF_CLASSES)
-ALONE = {"linear_probe", "finetune"}  # judged without what they pre-train on
+# They pre-train on all structures: what they learn from an episode is not its own task's loss.
+PRETRAIN = {"linear_probe", "finetune"}
 SURROGATES = ("reptile", "maml_plus_plus")
 
 
@@ -48,7 +49,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     return Case(request.param)
 
 
-@pytest.fixture(scope="session", params=sorted(set(NAMES) - ALONE))
+@pytest.fixture(scope="session", params=sorted(set(NAMES) - PRETRAIN))
 def trained(request: pytest.FixtureRequest) -> Case:
     return Case(request.param)
 
@@ -155,3 +156,32 @@ def test_volumes_are_marked_too(name: str) -> None:
     grads, info = jax.eval_shape(jax.grad(learner.loss, has_aux=True), params, episode, KEY, STEP)
     chex.assert_trees_all_equal_shapes(grads, params)
     assert info.logits.shape == (*episode.query.y.shape, 2)
+
+
+@pytest.mark.parametrize("name", sorted(PRETRAIN))
+def test_joint_pretraining_has_an_output_for_each_structure(name: str) -> None:
+    """Of all images together; the other structures' outputs are left as they are."""
+    backbone = unet(widths=(4, 4))
+    learner = registry.factory("algorithms", name)(
+        backbone, outputs=2, pool_classes=3, loss=dice_and_cross_entropy
+    )
+    episode = make_mask_episode()._replace(classes=jnp.asarray([1]))
+    support, query = episode.support, episode.query
+    params = learner.init(KEY, support.x)
+    (value, info), grads = jax.value_and_grad(learner.loss, has_aux=True)(
+        params, episode, KEY, STEP
+    )
+    seen, stats = backbone.apply(params["body"], support.x, support.mask)
+    asked, _ = backbone.apply(params["body"], query.x, query.mask, stats)
+    kernel, bias = params["classifier"]["kernel"][:, 1], params["classifier"]["bias"][1]
+    marked = jnp.concatenate([seen, asked]) @ kernel + bias
+    logits = jnp.stack([jnp.zeros_like(marked), marked], -1)
+    y, mask = (
+        jnp.concatenate([getattr(side, part) for side in (support, query)])
+        for part in ("y", "mask")
+    )
+    close(value, dice_and_cross_entropy(logits, y, mask))
+    close(info.logits, logits[2:])
+    moved = jnp.abs(grads["classifier"]["kernel"]).max(0)
+    assert moved[1] > 0
+    assert moved[0] == moved[2] == 0

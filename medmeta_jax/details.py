@@ -1,0 +1,104 @@
+"""What a run's predictions on meta-test come to, beyond their means: by class, by thing measured,
+by structure, and pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from medmeta_jax import overlays
+from medmeta_jax.evaluation import Predictions
+from medmeta_jax.experiment import Experiment
+from medmeta_jax.labels import MASKS, SEVERAL, VALUES, each_mask, guesses
+from medmeta_jax.metrics.classification import confusion, pool_confusion, quadratic_kappa
+from medmeta_jax.metrics.pooled import over_blocks
+from medmeta_jax.metrics.values import errors
+
+
+def details(experiment: Experiment, predictions: Predictions) -> dict[str, Any]:
+    """What follows from what the labels are: "confusion", "values" and "structures"."""
+    return {
+        "confusion": by_class(experiment, predictions),
+        "values": by_value(experiment, predictions),
+        "structures": by_structure(experiment, predictions),
+    }
+
+
+def by_value(experiment: Experiment, predictions: Predictions) -> dict[str, Any]:
+    """For each thing that was measured, in its own units: "mean_absolute_error" and "rmse" over all
+    predictions together, and "sd", the standard deviation of the meta-test images' values.
+
+    Empty where labels are no values.
+    """
+    if experiment.kind is not VALUES:
+        return {}
+    pool = experiment.split.pools["test"]
+    found = {}
+    for name, label, sd in zip(
+        experiment.split.classes["test"], np.asarray(pool.labels), np.asarray(pool.spread),
+        strict=True,
+    ):  # fmt: skip
+        own = predictions.classes[:, 0] == label
+        if own.any():
+            off = errors(predictions.logits, predictions.y)[own][predictions.mask[own]] * float(sd)
+            found[name] = {
+                "mean_absolute_error": float(np.abs(off).mean()),
+                "rmse": float(np.sqrt((off**2).mean())),
+                "sd": float(sd),
+            }
+    return found
+
+
+def by_class(experiment: Experiment, predictions: Predictions) -> dict[str, Any]:
+    """Which meta-test class the queries of each were taken for, over all episodes together:
+    "classes", "counts" [true][predicted] and "absent", how many were taken for a way that their
+    episode does not have; for grades "quadratic_kappa" too.
+
+    Empty where images have several labels, values or masks, which are not taken for one another.
+    """
+    if experiment.kind in (SEVERAL, VALUES, MASKS):
+        return {}
+    labels = np.asarray(experiment.split.pools["test"].labels)
+    order = np.argsort(labels)
+    places = order[np.searchsorted(labels, predictions.classes, sorter=order)]
+    places = np.where(predictions.classes < 0, -1, places)
+
+    def table(guess: Any, y: Any, mask: Any, classes: Any) -> np.ndarray:
+        ways = predictions.logits.shape[-1]
+        return pool_confusion(confusion(guess, y, mask, ways), classes, len(labels))
+
+    guess = guesses(predictions.logits, predictions.y)
+    arrays = (guess, predictions.y, predictions.mask, places)
+    counts = table(*arrays)
+    found: dict[str, Any] = {
+        "classes": list(experiment.split.classes["test"]),
+        "counts": counts.tolist(),
+        "absent": int(predictions.mask.sum() - counts.sum()),
+    }
+    if experiment.config.ordered:
+        kappa = over_blocks(lambda *some: {"kappa": quadratic_kappa(table(*some))}, *arrays)
+        found["quadratic_kappa"] = kappa["kappa"]._asdict()
+    return found
+
+
+def shown(experiment: Experiment, predictions: Predictions) -> list[overlays.Shown]:
+    """Some meta-test queries, from the worst marked to the best."""
+    split = experiment.split
+    labels = np.asarray(split.pools["test"].labels).tolist()
+    names = dict(zip(labels, split.classes["test"], strict=True))
+    return overlays.look_up(experiment.test, predictions, names, split.scaling)
+
+
+def by_structure(experiment: Experiment, predictions: Predictions) -> dict[str, Any]:
+    """For each structure of meta-test that was to be marked: "dice", the mean over its queries, and
+    "queries", their number. Empty where labels are no masks."""
+    if experiment.kind is not MASKS:
+        return {}
+    each, label = each_mask(*predictions)
+    labels = np.asarray(experiment.split.pools["test"].labels).tolist()
+    return {
+        name: {"dice": float(each[label == one].mean()), "queries": int((label == one).sum())}
+        for name, one in zip(experiment.split.classes["test"], labels, strict=True)
+        if (label == one).any()
+    }

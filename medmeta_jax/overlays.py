@@ -1,0 +1,120 @@
+"""What a learner marks, to be looked at: some queries with their truth and prediction, as PNG.
+
+Queries are taken at even steps from the worst Dice to the best, over all episodes together, so
+that the picture shows what the mean is made of and not what looks well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from medmeta_jax.data.pool import Scaling
+from medmeta_jax.data.samples import to_channels
+from medmeta_jax.evaluation import FixedEpisodes, Predictions, sample_key
+from medmeta_jax.labels import each_mask, marked
+
+COUNT, A_ROW = 12, 3  # queries of a picture, and of a row
+TILE, GAP, CAPTION = 132, 3, 18  # pixels
+TRUTH, TOLD = (0, 158, 115), (213, 94, 0)  # told apart by colour-blind eyes, and in grey
+
+
+class Shown(NamedTuple):
+    """One query: image [H, W, 1 or 3] uint8, truth and told [H, W] bool, its Dice, its structure's
+    name."""
+
+    image: np.ndarray
+    truth: np.ndarray
+    told: np.ndarray
+    dice: float
+    structure: str
+
+
+def from_worst_to_best(predictions: Predictions, count: int) -> list[tuple[int, int, float]]:
+    """The place (episode, query) and the Dice of so many queries, at even steps, the worst first.
+
+    >>> y = np.ones((1, 3, 2, 2), np.int32)
+    >>> logits = np.stack([0 * y, np.asarray([1, -1, 1]).reshape(1, 3, 1, 1) * y], -1)
+    >>> told = Predictions(logits, y, np.ones((1, 3), bool), np.zeros((1, 1), np.int32))
+    >>> from_worst_to_best(told, 2)
+    [(0, 1, 0.0), (0, 2, 1.0)]
+    """
+    each, places = each_mask(*predictions)[0], np.argwhere(predictions.mask)
+    order = np.argsort(each, kind="stable")
+    chosen = order[np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)]
+    return [(*places[one].tolist(), float(each[one])) for one in chosen]
+
+
+def look_up(
+    episodes: FixedEpisodes,
+    predictions: Predictions,
+    names: Mapping[int, str],
+    scaling: Scaling,
+    *,
+    count: int = COUNT,
+) -> list[Shown]:
+    """Some queries of a list of episodes, with what was predicted of them.
+
+    Args:
+      names: of structures, by their label.
+      scaling: of the images, which is undone.
+      count: how many, at most.
+
+    Of a volume, the slice that shows most of the structure.
+    """
+    found = []
+    for episode, query, score in from_worst_to_best(predictions, count):
+        drawn = episodes.sampler(sample_key(episodes.keys[episode]), episodes.pool)
+        grey = np.asarray(drawn.query.x[query]) / scaling.scale + scaling.shift
+        image = (255 * grey).round().clip(0, 255).astype(np.uint8)
+        truth = predictions.y[episode, query] > 0
+        told = marked(predictions.logits[episode, query])
+        if truth.ndim == 3:
+            best = int(truth.sum((1, 2)).argmax())
+            image, truth, told = image[best], truth[best], told[best]
+        structure = names[int(predictions.classes[episode, 0])]
+        found.append(Shown(image, truth, told, score, structure))
+    return found
+
+
+def tinted(image: np.ndarray, where: np.ndarray, colour: Sequence[int]) -> np.ndarray:
+    """An RGB image [H, W, 3] with a region's inside tinted and its border drawn."""
+    from scipy.ndimage import binary_erosion
+
+    found = image.astype(np.float32)
+    found[where] = 0.65 * found[where] + 0.35 * np.asarray(colour, np.float32)
+    found[where & ~binary_erosion(where)] = colour
+    return found.round().astype(np.uint8)
+
+
+def sheet(shown: Sequence[Shown]) -> Any:
+    """A Pillow image: each query as it is, with its truth, and with what was marked."""
+    from PIL import Image, ImageDraw
+
+    width, height = 3 * (TILE + GAP) + 4 * GAP, TILE + CAPTION + 2 * GAP
+    rows = -(-len(shown) // A_ROW)
+    page = Image.new("RGB", (A_ROW * width + GAP, rows * height + CAPTION), "white")
+    draw = ImageDraw.Draw(page)
+    draw.text((GAP, GAP), "each: image, ", fill="black")
+    draw.text((GAP + 78, GAP), "truth, ", fill=TRUTH)
+    draw.text((GAP + 120, GAP), "prediction", fill=TOLD)
+    draw.text((GAP + 190, GAP), "from the worst Dice to the best", fill="black")
+    for place, one in enumerate(shown):
+        left, top = place % A_ROW * width + GAP, CAPTION + place // A_ROW * height
+        colour = to_channels(one.image, 3)
+        draw.text((left, top), f"Dice {100 * one.dice:.0f}  {one.structure}"[:60], fill="black")
+        tiles = (colour, tinted(colour, one.truth, TRUTH), tinted(colour, one.told, TOLD))
+        for tile, pixels in enumerate(tiles):
+            # No blending: a pixel's border is the mask's.
+            drawn = Image.fromarray(pixels).resize((TILE, TILE), Image.Resampling.NEAREST)
+            page.paste(drawn, (left + tile * (TILE + GAP), top + CAPTION))
+    return page
+
+
+def save(shown: Sequence[Shown], path: Path) -> None:
+    """Write the sheet as PNG; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet(shown).save(path)
