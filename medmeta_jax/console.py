@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -108,7 +108,8 @@ def footnote(summary: dict[str, Any]) -> str:
             f"Over {subjects['subjects']} groups (patients), {row['learner']}'s {heading(main)} is "
             f"{percent(subjects)}."
         )
-    lines = [
+    lines = better_lines(summary["results"])
+    lines += [
         f"{row['episodes']} {row['split']} episodes {row['episodes_hash']}, "
         f"{'' if one else span(row['ways']) + '-way '}{span(row['shots'])}-shot, "
         f"{queries_of(row)}; per cent, mean ± 95% interval over episodes, differences paired.",
@@ -159,6 +160,24 @@ def footnote(summary: dict[str, Any]) -> str:
             f"Grades: {row['learner']}'s quadratic kappa {kappa['mean']:.2f} ± {kappa['ci95']:.2f}."
         )
     return "\n".join([*lines, *calibration_lines(summary)])
+
+
+def better_lines(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which rows are better than the first, by the interval of their difference.
+
+    >>> gaps = {"scratch": (0.1, 0.04), "untrained": (0.03, 0.04)}
+    >>> rows = [{"learner": k, "minus_maml": {"mean": m, "ci95": c}} for k, (m, c) in gaps.items()]
+    >>> better_lines([{"learner": "maml"}, *rows])
+    ['Better than maml here: scratch (+10.0 ± 4.0).']
+    """
+    first = results[0]["learner"]
+    gaps = {row["learner"]: row[f"minus_{first}"] for row in results[1:]}
+    better = [
+        f"{name} ({percent(gap, sign=True)})"
+        for name, gap in gaps.items()
+        if gap["mean"] > gap["ci95"]
+    ]
+    return [f"Better than {first} here: {', '.join(better)}."] if better else []
 
 
 def value_lines(summary: dict[str, Any]) -> list[str]:

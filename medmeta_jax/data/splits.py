@@ -48,6 +48,7 @@ from medmeta_jax.data.samples import (
 from medmeta_jax.data.stored import StoredImages, as_stored
 
 SIDES = ("train", "val", "test")
+ON = {"val": "validated on", "test": "judged on"}
 MIN_CLASSES_FOR_SIXTHS = 18
 
 
@@ -224,7 +225,9 @@ def make_split(
         scaling=scaling,
         grouped=tuple(part.about for part in every if part.groups is not None),
         ungrouped=tuple(part.about for part in every if part.groups is None),
-        about=" -> ".join([joined.about, *(other.about for other in others.values())]),
+        about="; ".join(
+            [joined.about, *(f"{ON[side]} {one.about}" for side, one in others.items())]
+        ),
         class_names=joined.class_names,
         # Two data sets number their patients each in their own way.
         shared_groups=0 if "test" in others else len(judged & seen),

@@ -65,6 +65,7 @@ def test_another_data_set_to_be_judged_on() -> None:
     made = make_split(make_samples(6, channels=3), test=make_samples(2))
     assert made.pools["test"].x.shape == (8, 4, 4, 3)
     assert made.classes["test"] == ("c00", "c01")
+    assert made.about == "test; judged on test"
     assert len(made.classes["train"]) + len(made.classes["val"]) == 6
     np.testing.assert_array_equal(made.pools["test"].scale, made.pools["train"].scale)
 
