@@ -50,6 +50,9 @@ class TrainConfig:
     task: Literal["auto", "segmentation"] = "auto"
     """What is learned: by "auto" what images are labelled by, classes, several labels or values;
     "segmentation" is to mark the structures of their masks."""
+    modalities: tuple[str, ...] = ()
+    """The images of these modalities of a patient are one, and its channels; some may be absent
+    (backbone multimodal). Default: an image is of one."""
     split: str | None = None
     """A file by `medmeta data split`: which side each image of `data` is on."""
     image_size: int = 28
@@ -239,6 +242,7 @@ def check(config: TrainConfig) -> TrainConfig:
         )
     if config.split is not None and (config.also or config.meta_val or config.meta_test):
         raise ConfigError("split: is of one data set; give it without also, meta_val and meta_test")
+    check_modalities(config)
     if config.outer_lr <= 0:
         raise ConfigError(f"outer_lr: must be > 0, got {config.outer_lr}")
     share = config.meta_batch
@@ -258,6 +262,18 @@ def check(config: TrainConfig) -> TrainConfig:
         hyper=filled("hyper", config.hyper, "algorithms", config.algorithm),
         net=filled("net", config.net, "backbones", config.backbone),
     )
+
+
+def check_modalities(config: TrainConfig) -> None:
+    """ConfigError where what is said of modalities does not fit together."""
+    if len(set(config.modalities)) < len(config.modalities):
+        raise ConfigError(f"modalities: must differ, got {' '.join(config.modalities)}")
+    if config.modalities and config.stream == "always":
+        raise ConfigError("stream: images of several modalities are put together in memory")
+    if config.modalities and config.standardise:
+        raise ConfigError("standardise: is of images of one modality")
+    if "drop_modalities" in config.augment and not config.modalities:
+        raise ConfigError("augment: drop_modalities takes channels away; name modalities")
 
 
 def filled(field: str, given: Mapping[str, Any], folder: str, kind: str) -> dict[str, Any]:

@@ -63,13 +63,18 @@ def look_up(
       scaling: of the images, which is undone.
       count: how many, at most.
 
-    Of a volume, the slice that shows most of the structure.
+    Of a volume, the slice that shows most of the structure; of several modalities, the first that
+    is there.
     """
     found = []
     for episode, query, score in from_worst_to_best(predictions, count):
         drawn = episodes.sampler(sample_key(episodes.keys[episode]), episodes.pool)
         grey = np.asarray(drawn.query.x[query]) / scaling.scale + scaling.shift
-        image = (255 * grey).round().clip(0, 255).astype(np.uint8)
+        image = (255 * grey).round().clip(0, 255)
+        if image.shape[-1] not in (1, 3) or np.isnan(image).any():  # several modalities
+            first = int(np.flatnonzero(~np.isnan(image).any(tuple(range(image.ndim - 1))))[0])
+            image = image[..., first : first + 1]
+        image = image.astype(np.uint8)
         truth = predictions.y[episode, query] > 0
         told = marked(predictions.logits[episode, query])
         if truth.ndim == 3:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from medmeta_jax import registry
 from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.data import prepared, sources, split_file
 from medmeta_jax.data.episodes import EpisodeSpec, check_pool
@@ -24,9 +26,16 @@ def load_split(config: TrainConfig) -> Split:
     def load(source: str) -> Samples:
         stays = config.stream == "always" and is_prepared(source)
         masks = config.task == "segmentation"
-        found = (prepared.open_samples if stays else sources.load)(
-            source, image_size=config.image_size, on_error=config.on_error, masks=masks
-        )
+        how: dict[str, Any] = {"image_size": config.image_size, "on_error": config.on_error}
+        if stays:
+            found = prepared.open_samples(source, **how, masks=masks)
+        else:
+            found = sources.load(source, **how, masks=masks, modalities=config.modalities)
+        if found.present is not None and not found.present.all() and not takes_absent(config):
+            raise ConfigError(
+                f"backbone: {config.backbone} does not take images that lack a modality, and some "
+                f"of {found.about} do; take multimodal"
+            )
         return structures(found) if masks else found
 
     others = {"val": config.meta_val, "test": config.meta_test}
@@ -43,6 +52,11 @@ def load_split(config: TrainConfig) -> Split:
     )
 
 
+def takes_absent(config: TrainConfig) -> bool:
+    """Whether the backbone has stems, and so does with the modalities that are there."""
+    return registry.takes("backbones", config.backbone, "stems")
+
+
 def is_prepared(source: str) -> bool:
     """Whether a data set is a folder by `medmeta data prepare` (DataError where there is none)."""
     return sources.find(source) == "prepared"
@@ -53,7 +67,7 @@ def streamed(config: TrainConfig, room: int) -> bool:
 
     Raises ConfigError where they have to, and do not come from prepared folders.
     """
-    if config.stream == "never":
+    if config.stream == "never" or config.modalities:
         return False
     trained_on = (config.data, *config.also)
     others = [source for source in trained_on if not is_prepared(source)]

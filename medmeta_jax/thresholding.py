@@ -2,8 +2,9 @@
 
     t, s = argmax Dice([s (g(x) - t) > 0], y) over the support;   logits(x) = (0, s (g(x) - t))
 
-g is the mean over channels. Of `LEVELS` thresholds between the support's least and greatest value
-the best is taken, on either side. Nothing is learned: a baseline of segmentation.
+g is the mean over the channels that are there. Of `LEVELS` thresholds between the support's least
+and greatest value the best is taken, on either side. Nothing is learned: a baseline of
+segmentation.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def threshold() -> MetaLearner:
 
     def adapt(theta: Params, support: Examples, key: Array, steps: Any = None) -> Adapted:
         del theta, key, steps
-        grey = support.x.mean(-1)
+        grey = jnp.nanmean(support.x, -1)
         there = support.mask.reshape(-1, *(1,) * (grey.ndim - 1))
         low = jnp.where(there, grey, jnp.inf).min()
         high = jnp.where(there, grey, -jnp.inf).max()
@@ -53,7 +54,7 @@ def threshold() -> MetaLearner:
 
     def predict(adapted: Adapted, x: PyTree, mask: Array) -> Array:
         del mask
-        above = adapted.sign * (x.mean(-1) - adapted.level)
+        above = adapted.sign * (jnp.nanmean(x, -1) - adapted.level)
         return jnp.stack([jnp.zeros_like(above), above], -1)
 
     meta_loss = query_loss(adapt, predict, dice_and_cross_entropy)

@@ -48,7 +48,7 @@ ALLOWED = {
     "baselines": {
         "types", "registry", "config", "data", "evaluation", "labels", "metrics", "thresholding",
     },
-    "tasks": {"config", "data"},
+    "tasks": {"registry", "config", "data"},
     "experiment": {
         "types", "registry", "config", "data", "augment", "labels", "evaluation", "checkpoint",
         "runs", "parallel", "processes", "weights", "objectives", "tasks", "feed", "streaming",

@@ -106,12 +106,13 @@ class Conv(nn.Module):
     size: int = 3
     corners: bool = False
     stride: int = 1
+    initial: nn.initializers.Initializer = nn.initializers.he_normal()
 
     @nn.compact
     def __call__(self, x: Array) -> Any:
         axes = x.ndim - 2
         shape = (*(self.size,) * axes, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.he_normal(), shape)
+        kernel = self.param("kernel", self.initial, shape)
         bias: Array | float = 0.0
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))

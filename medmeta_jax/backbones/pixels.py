@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
+
 from medmeta_jax.types import Array, Backbone, Params, PyTree
 
 
 def pixels(*, norm: str = "none") -> Backbone:
     """[n, *spatial, C] -> [n, all of an image's values]. Has no parameters, and no norm but "none".
 
-    >>> import jax.numpy as jnp
+    A modality that an image lacks is zeros, the mean of those that have it.
+
     >>> pixels().apply({}, jnp.ones((2, 4, 4, 1)), jnp.ones(2, bool))[0].shape
     (2, 16)
     """
@@ -21,6 +24,6 @@ def pixels(*, norm: str = "none") -> Backbone:
 
     def apply(params: Params, x: PyTree, mask: Array, stats: PyTree = None) -> tuple[Array, PyTree]:
         del params, mask, stats
-        return x.reshape(x.shape[0], -1), {}
+        return jnp.where(jnp.isnan(x), 0, x).reshape(x.shape[0], -1), {}
 
     return Backbone(init, apply, "none")

@@ -109,7 +109,7 @@ def read(subject: Subject, label: str, how: dict) -> list[Record]:
             records.append(
                 Record(
                     one.image, label_of(subject, shown, label), f"{contrast} {one.place}",
-                    subject.folder.name, modality=contrast, mask=one.mask,
+                    subject.folder.name, modality=contrast, mask=one.mask, place=str(one.place),
                 )
             )  # fmt: skip
     return records

@@ -227,6 +227,9 @@ def gather(pool: Pool, indices: Indices, *, rotate: bool = False) -> Episode:
         if rotate:
             x = quarter_turns(x, (indices.classes // count)[y])
         x = (x.astype(jnp.float32) / 255.0 - pool.shift) * pool.scale
+        if pool.present is not None:
+            there = pool.present[index].reshape(-1, *(1,) * (x.ndim - 2), x.shape[-1])
+            x = jnp.where(there, x, jnp.nan)
         return Examples(select(x, mask), select(y, mask), mask)
 
     classes = jnp.where(indices.classes >= 0, pool.labels[indices.classes % count], -1)

@@ -113,13 +113,15 @@ def read(file: File, grid: Path | None, frame: int, how: dict) -> list[Record]:
         masks = [onto(mask, target, mask=True) for mask in masks]
         image = onto(image, target)
     named_after = "patch" if how["patches"] else how["plane"]
-    return [
+    records = [
         Record(
             one.image, file.label, f"{named_after}={one.place}", file.group,
             modality=file.modality, mask=one.mask,
         )
         for one in cut(image, united(masks), **how)
     ]  # fmt: skip
+    # On grids of their own, places of one number are not the same.
+    return records if grid is None else [one._replace(place=one.name) for one in records]
 
 
 def united(masks: list[Volume]) -> Volume | None:

@@ -47,6 +47,8 @@ class Pool(NamedTuple):
     spread: [classes] float32, the standard deviation of the values; else None.
     masks: [N, *spatial] uint8, where classes are structures to be marked; else None.
     marks: [classes] uint8, the value of each in the masks, 0 for any but 0; else None.
+    present: [N, C] bool, which modalities an image has, where channels are that; else None. What it
+        lacks is NaN in an episode.
     mixing: [domains] float32: how often an episode comes from each, where it comes from one.
     shift, scale: [C] float32: an episode's x is (uint8 / 255 - shift) * scale.
 
@@ -71,6 +73,7 @@ class Pool(NamedTuple):
     spread: Array | None = None
     masks: Array | None = None
     marks: Array | None = None
+    present: Array | None = None
     drawn: Drawn | None = None
     identity: Array | None = None
 
@@ -97,14 +100,19 @@ class Scaling(NamedTuple):
     scale: np.ndarray
 
 
-def fit_scaling(images: np.ndarray | StoredImages) -> Scaling:
+def fit_scaling(images: np.ndarray | StoredImages, present: np.ndarray | None = None) -> Scaling:
     """Mean 0, standard deviation 1 per channel over `images` [N, *spatial, C] uint8.
 
-    From sums of whole numbers, which are exact whatever the order of the images.
+    From sums of whole numbers, which are exact whatever the order of the images. Where channels are
+    modalities, over the images that have it (`present` [N, C]), of which others are zeros.
     """
-    count = math.prod(images.shape[:-1])
+    having = np.full(images.shape[-1], len(images)) if present is None else present.sum(0)
+    pixels = math.prod(images.shape[1:-1])
     shift, scale = [], []
-    for total, squares in zip(*(part.tolist() for part in sums(images)), strict=True):
+    for images_, total, squares in zip(
+        having.tolist(), *(part.tolist() for part in sums(images)), strict=True
+    ):
+        count = max(images_, 1) * pixels
         mean = total / (255 * count)
         # Python's whole numbers have no limit, and their quotient is rounded once.
         deviation = max(((count * squares - total**2) / (255 * count) ** 2) ** 0.5, 1e-3)
@@ -139,7 +147,7 @@ def hash_of(images: np.ndarray | StoredImages, masks: Any, pool: Pool) -> str:
             digest.update(np.ascontiguousarray(part).tobytes())
 
     add(images.shape, chunks(images))
-    for part in (pool.rows, pool.labels, pool.group, pool.shown, pool.values):
+    for part in (pool.rows, pool.labels, pool.group, pool.shown, pool.values, pool.present):
         if part is not None:
             add(part.shape, [np.asarray(part)])
     if pool.masks is not None and pool.marks is not None:
@@ -194,6 +202,7 @@ def make_pool(
         mixing=jnp.asarray(mixing or (1.0,) * len(domains), jnp.float32),
         shift=jnp.asarray(scaling.shift),
         scale=jnp.asarray(scaling.scale),
+        present=None if samples.present is None else jnp.asarray(samples.present[used]),
         **several_labels(samples, classes, domains, used),  # type: ignore[arg-type]
     )
     if not stored:

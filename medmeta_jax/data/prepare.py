@@ -32,7 +32,7 @@ from medmeta_jax.data.records import Catalogue, Record, labels_of, scaled_box
 from medmeta_jax.data.samples import DataError, zoomed
 
 NAME, VERSION, SPLIT = "medmeta_images", "1.0.0", "images"
-FORMAT = 2  # of the manifest and of the fields of an example
+FORMAT = 3  # of the manifest and of the fields of an example
 MANIFEST = "manifest.json"
 SHARD_BYTES = 256 << 20
 FILES = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}"  # how many there will be is not known
@@ -208,6 +208,7 @@ def features() -> Any:
             "side": text(),
             "domain": text(),
             "modality": text(),
+            "place": text(),
             "has_mask": tfds.features.Scalar(np.bool_),
             "mask": array((None, None), np.uint8),
             "boxes": array((None, 4), np.float32),
@@ -232,6 +233,7 @@ def example_of(record: Record) -> dict[str, Any]:
         "side": record.side,
         "domain": record.domain or "",
         "modality": record.modality or "",
+        "place": record.place,
         "has_mask": mask is not None,
         # No less: see `within`.
         "mask": np.zeros((1, 2), np.uint8) if mask is None else mask.reshape(-1, mask.shape[-1]),

@@ -26,7 +26,14 @@ from medmeta_jax.data.prepare import (
     file_sum,
     prepare,
 )
-from medmeta_jax.data.reading import OnError, Read, read_units, require_masks, samples_of
+from medmeta_jax.data.reading import (
+    OnError,
+    Read,
+    all_of,
+    masks_of,
+    read_units,
+    samples_of,
+)
 from medmeta_jax.data.records import Box, Catalogue, Record, Unit
 from medmeta_jax.data.samples import (
     DataError,
@@ -170,6 +177,7 @@ def record_of(data: bytes) -> Record:
         side=text("side"),
         domain=text("domain") or None,
         modality=text("modality") or None,
+        place=text("place"),
         mask=array_of(fields, "mask") if flag("has_mask") else None,
         boxes=tuple(
             Box(x0, y0, x1, y1, label)
@@ -260,10 +268,11 @@ def open_samples(
     seen_of_all = joined_looks(looks) if len(set(shapes)) == 1 else None
     reader = PreparedImages(Path(source), image_size)
     images = StoredImages((reader,), *where, most, looks=seen_of_all)
-    samples = samples_of(listed, reads, images)
+    records, skipped = all_of(reads)
+    samples = samples_of(listed, records, images, skipped)
     if not masks:
         return samples
-    require_masks([record for one in reads for record in one.records], listed)
+    masks_of(records, listed)
     reader = PreparedImages(Path(source), image_size, masks=True)
     return samples._replace(masks=StoredImages((reader,), *where, (*most[:-1], 1)))
 

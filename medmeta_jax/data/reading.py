@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from medmeta_jax.data.modalities import require_one_label, stacked
 from medmeta_jax.data.records import Catalogue, Record, Unit, checked, full_name, labels_of
 from medmeta_jax.data.samples import (
     DataError,
@@ -103,10 +104,15 @@ def read_units(
 
 
 def load_samples(
-    catalogue: Catalogue, *, image_size: int, on_error: OnError = "fail", masks: bool = False
+    catalogue: Catalogue,
+    *,
+    image_size: int,
+    on_error: OnError = "fail",
+    masks: bool = False,
+    modalities: tuple[str, ...] = (),
 ) -> Samples:
     """A catalogue's images in memory, each scaled to `image_size` with its proportions kept; with
-    their masks, where asked for.
+    their masks, where asked for; those of several modalities as one, where these are named.
 
     Grey images become colour where any is; pictures and volumes do not stand together. Raises
     DataError naming the file and the remedy.
@@ -117,30 +123,45 @@ def load_samples(
         return record._replace(image=fit_image(record.image, image_size), mask=mask)
 
     reads = list(read_units(catalogue, small, on_error=on_error))
-    records = [record for read in reads for record in read.records]
+    records, skipped = all_of(reads)
     require_one_rank((record.name, record.image.ndim) for record in records)
+    present = None
+    if modalities:
+        if not masks:
+            require_one_label(records, modalities, catalogue.about)
+        records, present = stacked(records, modalities, catalogue.about)
     images = [record.image for record in records]
-    channels = max((image.shape[-1] for image in images), default=1)
-    stacked = [to_channels(image, channels) for image in images]
-    found = samples_of(catalogue, reads, np.stack(stacked) if stacked else np.empty(0))
-    if not masks:
-        return found
-    require_masks(records, catalogue)
-    return found._replace(masks=np.stack([record.mask for record in records]))
+    if not modalities:
+        channels = max((image.shape[-1] for image in images), default=1)
+        images = [to_channels(image, channels) for image in images]
+    pixels = np.stack(images) if images else np.empty(0)
+    found = samples_of(catalogue, records, pixels, skipped)._replace(present=present)
+    return found._replace(masks=np.stack(masks_of(records, catalogue))) if masks else found
 
 
-def require_masks(records: list[Record], catalogue: Catalogue) -> None:
-    """DataError naming a record that has no mask."""
+def all_of(reads: list[Read]) -> tuple[list[Record], tuple[Skipped, ...]]:
+    """The records of all units, and the units that could not be read."""
+    records = [record for read in reads for record in read.records]
+    return records, tuple(Skipped(read.unit.name, read.problem) for read in reads if read.problem)
+
+
+def masks_of(records: list[Record], catalogue: Catalogue) -> list[np.ndarray]:
+    """The records' masks, of which each has one (DataError naming one that has none)."""
+    found = []
     for record in records:
         if record.mask is None:
             raise DataError(f"{catalogue.about}: {record.name} has no mask, which is to be learned")
+        found.append(record.mask)
+    return found
 
 
 def samples_of(
-    catalogue: Catalogue, reads: list[Read], images: np.ndarray | StoredImages
+    catalogue: Catalogue,
+    records: list[Record],
+    images: np.ndarray | StoredImages,
+    skipped: tuple[Skipped, ...],
 ) -> Samples:
     """The samples of records that were read, whose images these are (DataError)."""
-    records = [record for read in reads for record in read.records]
     if not records:
         raise DataError(f"{catalogue.about}: holds no images")
     names, labels = class_labels(records, catalogue)
@@ -158,7 +179,7 @@ def samples_of(
         names=np.asarray([record.name for record in records]),
         split=catalogue.split,
         about=catalogue.about,
-        skipped=tuple(Skipped(read.unit.name, read.problem) for read in reads if read.problem),
+        skipped=skipped,
     )
 
 

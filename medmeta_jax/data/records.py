@@ -43,6 +43,8 @@ class Record(NamedTuple):
     domain, modality: where it comes from, and how it was taken ("t1", "ct").
     mask: [H, W] or [D, H, W] uint8, 0 for the background, or None.
     boxes: of what can be seen in it; of pictures alone.
+    place: what of its group it shows, such as "axial=12", where that is the same in all modalities;
+        else "".
     """
 
     image: np.ndarray
@@ -54,6 +56,7 @@ class Record(NamedTuple):
     modality: str | None = None
     mask: np.ndarray | None = None
     boxes: tuple[Box, ...] = ()
+    place: str = ""
 
 
 class Unit(NamedTuple):

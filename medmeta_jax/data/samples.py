@@ -57,6 +57,7 @@ class Samples(NamedTuple):
         are then the classes, and labels say which an image shows (`data/structures.py`); read from
         files when asked for, where images are, and then [N, *spatial, 1]; else None.
     marks: [classes] uint8, the value of each class in the masks, 0 for any but 0; else None.
+    present: [N, C] bool, which modalities an image has, where its channels are that; else None.
     """
 
     images: np.ndarray | StoredImages
@@ -71,6 +72,7 @@ class Samples(NamedTuple):
     skipped: tuple[Skipped, ...] = ()
     masks: np.ndarray | StoredImages | None = None
     marks: np.ndarray | None = None
+    present: np.ndarray | None = None
 
 
 def open_image(path: Path | BinaryIO, what: str = "image") -> Any:
@@ -301,6 +303,7 @@ def join(parts: Mapping[str, Samples]) -> Samples:
         about=" + ".join(part.about for part in parts.values()),
         masks=together("masks"),
         marks=together("marks"),
+        present=together("present"),
         skipped=tuple(one for part in parts.values() for one in part.skipped),
     )
 
@@ -319,4 +322,5 @@ def select(samples: Samples, keep: np.ndarray) -> Samples:
         domains=pick(samples.domains),
         names=pick(samples.names),
         masks=pick(samples.masks),
+        present=pick(samples.present),
     )

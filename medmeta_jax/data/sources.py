@@ -55,10 +55,20 @@ def catalogue(source: str, **options: Any) -> Catalogue:
 
 
 def load(
-    source: str, *, image_size: int, on_error: OnError = "fail", masks: bool = False
+    source: str,
+    *,
+    image_size: int,
+    on_error: OnError = "fail",
+    masks: bool = False,
+    modalities: tuple[str, ...] = (),
 ) -> Samples:
-    """Read a data set by name or path, with its masks where asked for. Raises DataError naming the
-    path and the remedy."""
+    """Read a data set by name or path, with its masks where asked for, and several modalities of an
+    image as its channels, where these are named. Raises DataError naming the path and the remedy.
+    """
     return reading.load_samples(
-        catalogue(source), image_size=image_size, on_error=on_error, masks=masks
+        catalogue(source),
+        image_size=image_size,
+        on_error=on_error,
+        masks=masks,
+        modalities=modalities,
     )

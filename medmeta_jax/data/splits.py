@@ -207,7 +207,8 @@ def make_split(
     if standardised:
         refuse_one_domain(joined, others)
         sources = standardise(sources, used, own)
-    scaling = fit_scaling(sources["train"].images[used["train"]])
+    trained_on = select(sources["train"], used["train"])
+    scaling = fit_scaling(trained_on.images, trained_on.present)
     pools = {
         side: make_pool(sources[side], classes[side], scaling, mixing if side == "train" else ())
         for side in SIDES

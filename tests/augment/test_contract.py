@@ -130,3 +130,21 @@ def test_augmentation_is_for_training_alone() -> None:
     assert none == plain
     assert changed.adapt is learner.adapt
     assert changed.predict is learner.predict
+
+
+def test_dropping_modalities_keeps_one_and_brings_none_back() -> None:
+    drop = registry.factory("augment", "drop_modalities")
+    given = image(4).at[..., 2].set(jnp.nan)
+    keys = jax.random.split(KEY, 400)
+    out = jax.vmap(lambda key: apply_ops([drop(magnitude=0.5)], key, given)[0])(keys)
+    kept = ~np.isnan(out).any((1, 2))
+    np.testing.assert_array_equal(~np.isnan(out), np.broadcast_to(kept[:, None, None], out.shape))
+    assert not kept[:, 2].any()
+    assert kept.any(1).all()
+    # A third of the time as the one that is kept, and else half of the time.
+    np.testing.assert_allclose(kept[:, [0, 1, 3]].mean(0), 2 / 3, atol=0.08)
+    assert (np.asarray(out)[:, ..., 0][kept[:, 0]] == given[..., 0]).all()
+    all_gone = jax.vmap(lambda key: apply_ops([drop(magnitude=1.0)], key, given)[0])(keys)
+    left = ~np.isnan(all_gone).any((1, 2))
+    np.testing.assert_array_equal(left.sum(1), 1)
+    np.testing.assert_allclose(left[:, [0, 1, 3]].mean(0), 1 / 3, atol=0.08)

@@ -1,0 +1,32 @@
+"""Leave modalities out at random, so that a network learns to do with those that are there.
+
+HeMIS (arXiv 1607.05194) draws which are present uniformly; here one is drawn that is kept, and each
+other dropped by itself. Of images of several modalities, whose channels these are; of others it
+would take the colours.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from medmeta_jax.augment._ops import Op
+from medmeta_jax.types import Array
+
+
+def drop_modalities(*, magnitude: float = 0.5) -> Op:
+    """Make each channel of an image NaN, which says absent, with this probability, but for one of
+    those that are present, drawn uniformly."""
+    if not 0 <= magnitude <= 1:
+        raise ValueError(f"magnitude must be in [0, 1], got {magnitude}")
+
+    def change(key: Array, image: Array) -> Array:
+        drop_key, keep_key = jax.random.split(key)
+        channels = image.shape[-1]
+        present = ~jnp.isnan(image).any(range(image.ndim - 1))
+        kept = ~jax.random.bernoulli(drop_key, magnitude, (channels,))
+        order = jnp.where(present, jax.random.uniform(keep_key, (channels,)), -1.0)
+        kept |= jnp.arange(channels) == jnp.argmax(order)
+        return jnp.where(kept, image, jnp.nan)
+
+    return Op(intensity=change)
