@@ -113,13 +113,15 @@ class TrainConfig:
     precision: Literal["float32", "tf32", "bf16"] = "float32"
     """What the operands of matrix products are rounded to on a GPU or TPU; sums, parameters,
     statistics and losses stay float32. A CPU computes in float32 alone."""
-    objective: Literal["mean", "cvar", "tr_maml"] = "mean"
-    """What of a meta-batch's losses is lowered: their mean, the mean of the worst (cvar), or
-    that of the worst domain (tr_maml)."""
+    objective: Literal["mean", "cvar", "tr_maml", "mldg"] = "mean"
+    """What of a meta-batch's losses is lowered: their mean, the mean of the worst (cvar), that of
+    the worst domain (tr_maml), or that of pairs, a step towards whose first domain is to help on
+    the second (mldg)."""
     worst_share: float = 0.5
     """Of the episodes of a meta-batch, for objective cvar."""
     domain_rate: float = 0.01
-    """Of the ascent on the domains' weights, for objective tr_maml."""
+    """Of the ascent on the domains' weights, for objective tr_maml; of the step on the first of two
+    domains, for mldg."""
     optimiser: Literal["adam", "adamw", "sgd"] = "adam"
     """The outer optimiser; sgd has momentum 0.9."""
     outer_lr: float = 3e-3

@@ -25,6 +25,8 @@ from medmeta_jax.data.splits import SIDES, Split
 from medmeta_jax.evaluation import FixedEpisodes
 from medmeta_jax.feed import Feed, Resident
 from medmeta_jax.labels import MASKS, SEVERAL, VALUES, Kind, kind_of_pool
+from medmeta_jax.meta_gradient import EpisodeLoss
+from medmeta_jax.mldg import mldg
 from medmeta_jax.objectives import Objective, cvar, tr_maml
 from medmeta_jax.runs import Run, existing
 from medmeta_jax.streaming import Lists, Stream, stored_sides
@@ -53,6 +55,7 @@ class Experiment(NamedTuple):
     training: MetaLearner
     optimiser: optax.GradientTransformation
     objective: Objective | None
+    through: Callable[[EpisodeLoss], EpisodeLoss] | None
     example_x: Array
     outputs: int
     feed: Feed
@@ -155,18 +158,39 @@ def make_backbone(config: TrainConfig) -> Backbone:
 
 def make_objective(config: TrainConfig, split: Split, spec: EpisodeSpec) -> Objective | None:
     """The configured objective, None for the mean (ConfigError for one that cannot be)."""
-    if config.objective == "mean":
+    if config.objective in ("mean", "mldg"):
         return None
-    if config.objective == "tr_maml" and (spec.within != "domain" or split.domains < 2):
-        raise ConfigError(
-            "objective: tr_maml weighs domains, and needs two or more that episodes are "
-            "drawn within (also, or data with domains and within 'domain')"
-        )
+    if config.objective == "tr_maml":
+        require_domains(config, split, spec)
     cautious = config.objective == "cvar"
     try:
         return cvar(share=config.worst_share) if cautious else tr_maml(rate=config.domain_rate)
     except ValueError as error:
         raise ConfigError(f"{'worst_share' if cautious else 'domain_rate'}: {error}") from None
+
+
+def make_through(
+    config: TrainConfig, split: Split, spec: EpisodeSpec
+) -> Callable[[EpisodeLoss], EpisodeLoss] | None:
+    """What an episode's loss is put through, None for nothing (ConfigError for what cannot be)."""
+    if config.objective != "mldg":
+        return None
+    require_domains(config, split, spec)
+    if "train" in split.stored:
+        raise ConfigError("objective: mldg draws two episodes at once; take stream never")
+    try:
+        return mldg(inner_lr=config.domain_rate)
+    except ValueError as error:
+        raise ConfigError(f"domain_rate: {error}") from None
+
+
+def require_domains(config: TrainConfig, split: Split, spec: EpisodeSpec) -> None:
+    """ConfigError where there are no two domains that episodes are of one each of."""
+    if spec.within != "domain" or split.domains < 2:
+        raise ConfigError(
+            f"objective: {config.objective} weighs domains, and needs two or more that episodes "
+            "are drawn within (also, or data with domains and within 'domain')"
+        )
 
 
 def with_augmentation(config: TrainConfig, learner: MetaLearner) -> MetaLearner:
@@ -251,6 +275,7 @@ def build(config: TrainConfig) -> Experiment:
         training=with_augmentation(config, learner),
         optimiser=outer_optimiser(config),
         objective=make_objective(config, split, spec),
+        through=make_through(config, split, spec),
         example_x=example_x,
         outputs=outputs,
         feed=feed,

@@ -67,11 +67,13 @@ def mixed_gradient(
     Array(12., dtype=float32, weak_type=True)
     """
     value, outer, other = opened(inner_loss, params, t)
-    # Under jit, so that it is traced once for its value and as the rule's forward pass.
-    gradient = jax.custom_vjp(jax.jit(jax.grad(value)))
+    # Under jit, so that it is traced once for its value and as the rule's forward pass, which calls
+    # it and not the rule again: within another gradient a loop would mix up what it keeps.
+    plain = jax.jit(jax.grad(value))
+    gradient = jax.custom_vjp(plain)
 
     def forward(*inputs: Any) -> tuple[Params, Any]:
-        return gradient(*inputs), inputs
+        return plain(*inputs), inputs
 
     def backward(inputs: Any, cotangent: Params) -> tuple[Any, ...]:
         moving, outer, other, t = inputs

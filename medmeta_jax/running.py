@@ -56,6 +56,7 @@ def compile_step(experiment: Experiment, learner: MetaLearner) -> Compiled:
             dispatch=config.dispatch,
             mesh=experiment.mesh,
             objective=experiment.objective,
+            through=experiment.through,
             held=experiment.feed.held,
         )
         return step.lower(state, experiment.feed.like, count).compile()

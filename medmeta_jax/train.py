@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 from medmeta_jax import parallel
 from medmeta_jax.feed import Feed, Resident, spans
 from medmeta_jax.meta_gradient import (
+    EpisodeLoss,
     Sampler,
     Score,
     make_episode_loss,
@@ -96,6 +97,7 @@ def make_step(
     dispatch: int = 1,
     mesh: Mesh | None = None,
     objective: Objective | None = None,
+    through: Callable[[EpisodeLoss], EpisodeLoss] | None = None,
     held: Any = parallel.EVERYWHERE,
 ) -> Step:
     """One compiled, donated program: sampling, meta-gradient, optimiser update.
@@ -107,6 +109,7 @@ def make_step(
       mesh: devices to spread the episodes over, from `parallel.task_mesh`; the result is
         the same up to the order of one sum. `state` and `pool` are then on all of them.
       objective: of the episodes' losses; None is their mean.
+      through: a transformation of an episode's loss, such as `mldg`.
       held: how the pool lies on the mesh, a spec or a tree of them; see `Feed`.
 
     Returns:
@@ -129,6 +132,8 @@ def make_step(
         raise ValueError(f"dispatch must be >= 1, got {dispatch}")
 
     episode_loss = make_episode_loss(learner, sampler, score)
+    if through is not None:
+        episode_loss = through(episode_loss)
     if objective is None:
         gradient = of_the_mean(episode_loss, chunk, mesh, held)
     else:

@@ -220,6 +220,8 @@ def test_an_objective_that_cannot_be_is_refused(experiment: Experiment) -> None:
         build(objective="cvar", worst_share=0.0)
     with pytest.raises(experiments.ConfigError, match="tr_maml weighs domains"):
         build(objective="tr_maml")
+    with pytest.raises(experiments.ConfigError, match="mldg weighs domains"):
+        build(objective="mldg")
 
 
 def findings(where: Path) -> TrainConfig:

@@ -34,6 +34,7 @@ ALLOWED = {
     "meta_gradient": {"types", "parallel", "objectives"},
     "feed": {"types", "parallel"},
     "train": {"types", "parallel", "objectives", "meta_gradient", "feed"},
+    "mldg": {"types", "meta_gradient"},
     "launch": set(),
     "processes": {"launch"},
     "labels": {"types", "losses", "metrics"},
@@ -52,6 +53,7 @@ ALLOWED = {
     "experiment": {
         "types", "registry", "config", "data", "augment", "labels", "evaluation", "checkpoint",
         "runs", "parallel", "processes", "weights", "objectives", "tasks", "feed", "streaming",
+        "meta_gradient", "mldg",
     },
     "running": {
         "types", "config", "train", "evaluation", "baselines", "checkpoint", "runs", "parallel",

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from medmeta_jax.data import folder, prepare as preparing, prepared, sources
-from medmeta_jax.data.prepare import MANIFEST, NAME, SPLIT, prepare, within
+from medmeta_jax.data.prepare import FORMAT, MANIFEST, NAME, SPLIT, prepare, within
 from medmeta_jax.data.records import Box, Catalogue, Record, Unit
 from medmeta_jax.data.samples import DataError
 
@@ -151,7 +151,7 @@ def test_killed_half_way_is_never_read_and_done_again_gives_the_same(tmp_path: P
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"medmeta": 99}, "of format 99, this version reads 2"),
+        ({"medmeta": 99}, f"of format 99, this version reads {FORMAT}"),
         ({"samples": "many"}, "samples is not of type int"),
         ({"samples": 35}, "speaks of 35 images, 36 are stored"),
         ({"files": None}, "files is not of type dict"),
