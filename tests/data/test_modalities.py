@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medmeta_jax import config as configs, tasks
+from medmeta_jax import config as configs, details, experiment as experiments, running, tasks
 from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.data import brats, nifti, sources
 from medmeta_jax.data.episodes import EpisodeSpec, sample, sample_indices
@@ -23,6 +23,7 @@ from medmeta_jax.data.reading import load_samples
 from medmeta_jax.data.records import Record
 from medmeta_jax.data.samples import DataError, Samples, join, select
 from medmeta_jax.data.splits import make_split
+from medmeta_jax.evaluation import evaluate
 
 TWO = ("t1", "flair")
 
@@ -224,30 +225,53 @@ def test_configurations_that_cannot_be_are_refused(changes: dict, says: str) -> 
         configs.check(dataclasses.replace(TrainConfig(), **changes))
 
 
-def test_a_backbone_without_stems_needs_all_modalities(tmp_path: Path) -> None:
-    raw = tmp_path / "raw"
+@pytest.fixture(scope="module")
+def subjects(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    """Twelve subjects, prepared, of which the last one lacks a contrast."""
+    root = tmp_path_factory.mktemp("modalities")
+    first = Path(brats.example(root / "one")) / "BraTS-GLI-00000-000"
     for number in range(12):
-        subject = Path(brats.example(tmp_path / "one")) / "BraTS-GLI-00000-000"
         name = f"BraTS-GLI-{number:05d}-000"
-        for path in subject.iterdir():
+        for path in first.iterdir():
             volume = nib.load(path)
             values = np.asarray(volume.dataobj)
             if not path.name.endswith("seg.nii.gz"):
                 values = (values + 37 * number) % 900 + 1
-            target = raw / name / path.name.replace(subject.name, name)
+            target = root / "raw" / name / path.name.replace(first.name, name)
             target.parent.mkdir(parents=True, exist_ok=True)
             nib.save(nib.Nifti1Image(values, volume.affine), target)
-    config = TrainConfig(
-        data=str(raw), image_size=16, modalities=tuple(brats.CONTRASTS), task="segmentation"
-    )
-    split = tasks.load_split(config)
-    assert split.pools["train"].x.shape[1:] == (16, 16, 4)
-    assert not tasks.streamed(config, 0)
-    (raw / name / f"{name}-t2w.nii.gz").unlink()
-    prepare(str(raw), tmp_path / "made", options={"missing": "leave"})
-    config = dataclasses.replace(config, data=str(tmp_path / "made"))
+    whole = TrainConfig(
+        data=str(root / "raw"), image_size=16, modalities=tuple(brats.CONTRASTS),
+        task="segmentation",
+    )  # fmt: skip
+    assert tasks.load_split(whole).pools["train"].x.shape[1:] == (16, 16, 4)
+    assert not tasks.streamed(whole, 0)
+    (root / "raw" / name / f"{name}-t2w.nii.gz").unlink()
+    prepare(str(root / "raw"), root / "made", options={"missing": "leave"})
+    return dataclasses.replace(whole, data=str(root / "made"))
+
+
+def test_a_backbone_without_stems_needs_all_modalities(subjects: TrainConfig) -> None:
     with pytest.raises(ConfigError, match=r"backbone: conv4 does not .*; take multimodal"):
-        tasks.load_split(config)
-    there = tasks.load_split(dataclasses.replace(config, backbone="multimodal"))
+        tasks.load_split(subjects)
+    there = tasks.load_split(dataclasses.replace(subjects, backbone="multimodal"))
     lacking = [np.asarray(pool.present) for pool in there.pools.values()]
     assert (~np.concatenate(lacking)).sum(0).tolist() == [0, 0, 12, 0]  # those that show a tumour
+
+
+@pytest.mark.slow
+def test_from_end_to_end(subjects: TrainConfig) -> None:
+    """Trained with modalities dropped, judged, and shown."""
+    made = experiments.build(
+        dataclasses.replace(
+            subjects, backbone="multimodal", net={"trunk": "unet", "width": 4, "depth": 2},
+            algorithm="panet", augment=("flip", "drop_modalities"), queries=2, val_episodes=4,
+            test_episodes=4, meta_batch=2, meta_steps=2, dispatch=2, validate_every=2,
+        )
+    )  # fmt: skip
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes a float with an int count
+        step = running.compile_step(made, made.training).step
+        params = running.fit_quietly(made, step).best_params
+    scores = evaluate(made.learner, params, made.test)
+    assert np.isfinite(scores.predictions.logits).all()
+    assert len(details.shown(made, scores.predictions)) == 8
