@@ -19,7 +19,8 @@ from medmeta_jax import config as configs, parallel, processes, registry, weight
 from medmeta_jax.augment._ops import augmented
 from medmeta_jax.checkpoint import Checkpoints
 from medmeta_jax.config import ConfigError, TrainConfig
-from medmeta_jax.data.episodes import EpisodeSpec, bounds, check_pool, sample
+from medmeta_jax.data.episodes import EpisodeSpec, bounds, sample
+from medmeta_jax.data.feasible import check_pool
 from medmeta_jax.data.pool import Pool, one_image, pool_hash
 from medmeta_jax.data.splits import SIDES, Split
 from medmeta_jax.evaluation import FixedEpisodes

@@ -13,7 +13,8 @@ import numpy as np
 
 from medmeta_jax import config as configs, experiment as experiments, registry
 from medmeta_jax.config import ConfigError, TrainConfig
-from medmeta_jax.data.episodes import EpisodeSpec, bounds, check_pool, sample
+from medmeta_jax.data.episodes import EpisodeSpec, bounds, sample
+from medmeta_jax.data.feasible import check_pool
 from medmeta_jax.data.pool import Pool
 from medmeta_jax.evaluation import FixedEpisodes
 from medmeta_jax.experiment import Experiment

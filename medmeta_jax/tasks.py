@@ -10,7 +10,8 @@ import numpy as np
 from medmeta_jax import registry
 from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.data import prepared, sources, split_file
-from medmeta_jax.data.episodes import EpisodeSpec, check_pool
+from medmeta_jax.data.episodes import EpisodeSpec
+from medmeta_jax.data.feasible import check_pool
 from medmeta_jax.data.pool import of_one_way
 from medmeta_jax.data.samples import DataError, Samples
 from medmeta_jax.data.splits import SIDES, Split, make_split

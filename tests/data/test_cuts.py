@@ -20,7 +20,8 @@ import pytest
 from medmeta_jax.data import nifti, sources
 from medmeta_jax.data._cuts import Piece, cut, evenly, middles
 from medmeta_jax.data._volumes import Volume, resampled
-from medmeta_jax.data.episodes import EpisodeSpec, check_pool, sample
+from medmeta_jax.data.episodes import EpisodeSpec, sample
+from medmeta_jax.data.feasible import check_pool
 from medmeta_jax.data.pool import fit_scaling, make_pool
 from medmeta_jax.data.reading import load_samples
 from medmeta_jax.data.samples import DataError

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from medmeta_jax.data.episodes import EpisodeSpec, check_pool, gather, sample_indices
+from medmeta_jax.data.episodes import EpisodeSpec, gather, sample_indices
+from medmeta_jax.data.feasible import check_pool
 from medmeta_jax.data.pool import Pool, fit_scaling, make_pool
 from medmeta_jax.data.samples import DataError, Samples, join
 from medmeta_jax.data.splits import make_split

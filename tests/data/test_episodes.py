@@ -9,13 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medmeta_jax.data.episodes import (
-    EpisodeSpec,
-    check_pool,
-    episodes_hash,
-    gather,
-    sample_indices,
-)
+from medmeta_jax.data.episodes import EpisodeSpec, episodes_hash, gather, sample_indices
+from medmeta_jax.data.feasible import check_pool
 from medmeta_jax.data.pool import Pool, fit_scaling, make_pool
 from medmeta_jax.data.samples import DataError, Samples
 

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from medmeta_jax.data.episodes import EpisodeSpec, check_pool, sample_indices
+from medmeta_jax.data.episodes import EpisodeSpec, sample_indices
+from medmeta_jax.data.feasible import check_pool
 from medmeta_jax.data.pool import fit_scaling, make_pool
 from medmeta_jax.data.records import checked
 from medmeta_jax.data.samples import DataError, Samples, has_values

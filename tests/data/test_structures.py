@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from medmeta_jax.data import masks as source, sources
-from medmeta_jax.data.episodes import EpisodeSpec, check_pool, sample, sample_indices
+from medmeta_jax.data.episodes import EpisodeSpec, sample, sample_indices
+from medmeta_jax.data.feasible import check_pool
 from medmeta_jax.data.pool import fit_scaling, make_pool
 from medmeta_jax.data.samples import DataError, Samples, join
 from medmeta_jax.data.splits import SIDES, make_split
