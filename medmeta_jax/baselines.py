@@ -30,6 +30,7 @@ from medmeta_jax.metrics.intervals import (
     paired_difference,
     subject_means,
 )
+from medmeta_jax.personal import Both, careful, unadapted
 from medmeta_jax.types import Array, Backbone, MetaLearner, Params
 
 FINETUNE_RATES = (0.05, 0.2, 0.8)
@@ -37,6 +38,7 @@ FINETUNE_STEPS = (5, 20)
 PROBE_RATES = (0.1, 1.0, 10.0)
 PROBE_STEPS = (20, 100)
 SELECTION_EPISODES = 50
+GLOBAL = "global"  # the row of one model for all patients
 CURVE_EPISODES = 100  # of the meta-test list, for accuracy by inner step
 
 
@@ -85,6 +87,8 @@ def rows(task: Task, learner: MetaLearner, params: Params, untrained: Params) ->
     yield Row(name, learner.norm, scores, dict(task.config.hyper), by_step)
     if task.config.baselines == "none":
         return
+    if task.config.task == "patient" and steps is not None:
+        yield from of_patients(task, learner, params)
     scores = evaluate(learner, untrained, task.test, steps=steps)
     yield Row(f"{name}-untrained", learner.norm, scores, dict(task.config.hyper))
     yield scratch(task)
@@ -94,6 +98,17 @@ def rows(task: Task, learner: MetaLearner, params: Params, untrained: Params) ->
         yield threshold(task) if task.kind is MASKS else raw_centroid(task)
     if task.config.baselines == "all":
         yield from pretrained(task)
+
+
+def of_patients(task: Task, learner: MetaLearner, params: Params) -> Iterator[Row]:
+    """One model for all patients, and the learner whose adaptation the support may switch off."""
+    name, hyper = task.config.algorithm, dict(task.config.hyper)
+    one = unadapted(learner, loss=task.kind.loss)
+    theta = task.pretrain(one)
+    yield Row(GLOBAL, learner.norm, evaluate(one, theta, task.test), {})
+    watched = careful(learner, loss=task.kind.loss)
+    scores = evaluate(watched, Both(params, theta), task.test, steps=hyper["steps"])
+    yield Row(f"{name}-careful", learner.norm, scores, hyper)
 
 
 def scratch(task: Task) -> Row:
@@ -204,16 +219,21 @@ def searched(
     return at(rate, count, test), chosen
 
 
+def patient_means(scores: Scores, groups: np.ndarray) -> np.ndarray:
+    """The main score of each group's queries, in the order of the groups' numbers."""
+    predictions = scores.predictions
+    each, mask = scores.kind.each(*predictions)[0], predictions.mask
+    values = np.full(mask.shape, np.nan)
+    values[mask] = each.reshape(int(mask.sum()), -1).mean(1)
+    return subject_means(values, mask, groups)
+
+
 def over_subjects(scores: Scores, groups: np.ndarray | None) -> dict[str, Any] | None:
     """The main score by subject: the mean of their means, its interval, and "subjects", their
     number; None where queries are of no groups (`query_groups`), or of one alone."""
     if groups is None:
         return None
-    predictions = scores.predictions
-    each, mask = scores.kind.each(*predictions)[0], predictions.mask
-    values = np.full(mask.shape, np.nan)
-    values[mask] = each.reshape(int(mask.sum()), -1).mean(1)
-    means = subject_means(values, mask, groups)
+    means = patient_means(scores, groups)
     return {"subjects": len(means), **over_episodes(means)._asdict()} if len(means) > 1 else None
 
 
@@ -255,7 +275,7 @@ def places_of(episodes: FixedEpisodes, spec: EpisodeSpec) -> Indices:
 
 def query_groups(task: Task) -> np.ndarray | None:
     """The group of each query [E, n] of the meta-test list; None where groups are not known."""
-    if task.spec.disjoint != "group":
+    if task.spec.disjoint == "image":
         return None
     return np.asarray(task.test.pool.group)[np.asarray(places_of(task.test, task.spec).query)]
 

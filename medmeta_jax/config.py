@@ -47,9 +47,10 @@ class TrainConfig:
     """Another data set to validate on, with all its classes, in place of a part of `data`."""
     meta_test: str | None = None
     """Another data set to be judged on, with all its classes, in place of a part of `data`."""
-    task: Literal["auto", "segmentation"] = "auto"
+    task: Literal["auto", "segmentation", "patient"] = "auto"
     """What is learned: by "auto" what images are labelled by, classes, several labels or values;
-    "segmentation" is to mark the structures of their masks."""
+    "segmentation" is to mark the structures of their masks; "patient" takes patients as tasks, what
+    was seen earlier as support and what was later as query."""
     modalities: tuple[str, ...] = ()
     """The images of these modalities of a patient are one, and its channels; some may be absent
     (backbone multimodal). Default: an image is of one."""
@@ -71,7 +72,7 @@ class TrainConfig:
     """Support images a class, or lowest and highest."""
     queries: int = 15
     """Query images a class."""
-    disjoint: Literal["auto", "image", "group"] = "auto"
+    disjoint: Literal["auto", "image", "group", "time"] = "auto"
     """What support and query never share. "auto": groups where the data has them."""
     balance: Literal["balanced", "proportional"] = "balanced"
     """Queries the same for each class, or in the classes' true proportions."""
@@ -245,6 +246,11 @@ def check(config: TrainConfig) -> TrainConfig:
     if config.split is not None and (config.also or config.meta_val or config.meta_test):
         raise ConfigError("split: is of one data set; give it without also, meta_val and meta_test")
     check_modalities(config)
+    if config.task == "patient" and (config.also or config.split or config.rotate_classes):
+        raise ConfigError(
+            "task: patient splits the patients of one data set; give it without also, split and "
+            "rotate_classes"
+        )
     if config.outer_lr <= 0:
         raise ConfigError(f"outer_lr: must be > 0, got {config.outer_lr}")
     share = config.meta_batch

@@ -117,6 +117,7 @@ def footnote(summary: dict[str, Any]) -> str:
     ]
     if row["labels"] == "values":
         lines += value_lines(summary)
+    lines += patient_lines(summary.get("patients", {}), row["learner"])
     if row["labels"] == "masks":
         lines.append("HD95 is in hundredths of the image's diagonal; lower is better.")
     if row["norm"] == "batch":
@@ -178,6 +179,22 @@ def better_lines(results: Sequence[Mapping[str, Any]]) -> list[str]:
         if gap["mean"] > gap["ci95"]
     ]
     return [f"Better than {first} here: {', '.join(better)}."] if better else []
+
+
+def patient_lines(found: Mapping[str, Any], learner: str) -> list[str]:
+    """What adapting to patients does to those whom it serves worst."""
+    if not found:
+        return []
+    rows, lines = found["rows"], []
+    for name in (learner, f"{learner}-careful"):
+        row = rows[name]
+        lines.append(
+            f"{name} serves {100 * row['made_worse']:.0f}% of {found['patients']} patients worse "
+            f"than the one model for all, by {100 * row['mean_loss']:.1f} on average over all; its "
+            f"worst tenth have {100 * row['worst_decile']:.1f}, those of the one model "
+            f"{100 * rows['global']['worst_decile']:.1f}."
+        )
+    return [*lines, "Support is what was seen of a patient earlier; no patient is on two sides."]
 
 
 def value_lines(summary: dict[str, Any]) -> list[str]:

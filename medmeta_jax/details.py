@@ -3,11 +3,13 @@ by structure, and pictures."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from medmeta_jax import overlays
+from medmeta_jax.baselines import GLOBAL, Row, patient_means
 from medmeta_jax.evaluation import Predictions
 from medmeta_jax.experiment import Experiment
 from medmeta_jax.labels import MASKS, SEVERAL, VALUES, each_mask, guesses
@@ -23,6 +25,28 @@ def details(experiment: Experiment, predictions: Predictions) -> dict[str, Any]:
         "values": by_value(experiment, predictions),
         "structures": by_structure(experiment, predictions),
     }
+
+
+def by_patient(rows: Sequence[Row], groups: np.ndarray | None) -> dict[str, Any]:
+    """What rows are to patients, whose means over their queries these are of: "patients", their
+    number, and by row "worst_decile", the mean of the lowest tenth, and "made_worse", the share
+    whose mean is below that by the one model for all, with "mean_loss", by how much on average.
+
+    Empty where there is no row of one model, or queries are of no groups.
+    """
+    if groups is None or GLOBAL not in [row.learner for row in rows]:
+        return {}
+    means = {row.learner: patient_means(row.scores, groups) for row in rows}
+    count = len(means[GLOBAL])
+    found: dict[str, Any] = {"patients": count, "rows": {}}
+    for name, own in means.items():
+        lost = np.maximum(means[GLOBAL] - own, 0)
+        found["rows"][name] = {
+            "worst_decile": float(np.sort(own)[: max(1, count // 10)].mean()),
+            "made_worse": float((lost > 0).mean()),
+            "mean_loss": float(lost.mean()),
+        }
+    return found
 
 
 def by_value(experiment: Experiment, predictions: Predictions) -> dict[str, Any]:

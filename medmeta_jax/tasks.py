@@ -12,6 +12,7 @@ from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.data import prepared, sources, split_file
 from medmeta_jax.data.episodes import EpisodeSpec
 from medmeta_jax.data.feasible import check_pool
+from medmeta_jax.data.patients import by_patient
 from medmeta_jax.data.pool import of_one_way
 from medmeta_jax.data.samples import DataError, Samples
 from medmeta_jax.data.splits import SIDES, Split, make_split
@@ -24,7 +25,7 @@ def load_split(config: TrainConfig) -> Split:
     """Read the configured data and split its classes (DataError). Where `config.stream` says so,
     the images of prepared folders are left in their files."""
 
-    def load(source: str) -> Samples:
+    def load(source: str, *, every_side: bool = True) -> Samples:
         stays = config.stream == "always" and is_prepared(source)
         masks = config.task == "segmentation"
         how: dict[str, Any] = {"image_size": config.image_size, "on_error": config.on_error}
@@ -37,6 +38,8 @@ def load_split(config: TrainConfig) -> Split:
                 f"backbone: {config.backbone} does not take images that lack a modality, and some "
                 f"of {found.about} do; take multimodal"
             )
+        if config.task == "patient":
+            return by_patient(found, every_side=every_side)
         return structures(found) if masks else found
 
     others = {"val": config.meta_val, "test": config.meta_test}
@@ -49,7 +52,11 @@ def load_split(config: TrainConfig) -> Split:
         mixing=config.mixing,
         given=given,
         standardised=config.standardise,
-        **{side: load(source) for side, source in others.items() if source is not None},
+        **{
+            side: load(source, every_side=False)
+            for side, source in others.items()
+            if source is not None
+        },
     )
 
 
@@ -104,9 +111,9 @@ def domain_names(config: TrainConfig) -> dict[str, str]:
 
 def episode_spec(config: TrainConfig, split: Split) -> EpisodeSpec:
     """The configured episodes, with defaults that follow from the data, checked on it."""
-    disjoint = config.disjoint
+    disjoint, of_patients = config.disjoint, config.task == "patient"
     if disjoint == "auto":
-        disjoint = "group" if split.grouped else "image"
+        disjoint = "time" if of_patients else "group" if split.grouped else "image"
     if config.disjoint == "group" and split.ungrouped:
         raise DataError(
             f"{split.ungrouped[0]}: names no groups (groups.csv, or an array groups), "
@@ -114,7 +121,7 @@ def episode_spec(config: TrainConfig, split: Split) -> EpisodeSpec:
         )
     within = config.within
     if within == "auto":
-        within = "domain" if config.also else "any"
+        within = "domain" if config.also or of_patients else "any"
     one = of_one_way(split.pools["train"])
     if one and config.ways is not None:
         raise ConfigError(f"ways: images have {one}, of which an episode is of one; leave it out")
@@ -126,7 +133,7 @@ def episode_spec(config: TrainConfig, split: Split) -> EpisodeSpec:
         disjoint=disjoint,
         balance=config.balance,
         within=within,
-        shuffle=config.shuffle_labels and not config.ordered,
+        shuffle=config.shuffle_labels and not config.ordered and not of_patients,
     )
     for side in SIDES:
         check_pool(split.pools[side], spec, split.classes[side], f"meta-{side}")

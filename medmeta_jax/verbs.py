@@ -30,7 +30,7 @@ from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.data.anatomy import cache_folder
 from medmeta_jax.data.samples import DataError
 from medmeta_jax.data.splits import SIDES
-from medmeta_jax.details import details, shown
+from medmeta_jax.details import by_patient, details, shown
 from medmeta_jax.experiment import Experiment
 from medmeta_jax.labels import MASKS
 from medmeta_jax.runs import Run
@@ -266,9 +266,10 @@ def evaluate_run(
     facts, groups = running.facts(experiment, task), baselines.query_groups(task)
     main = experiment.kind.columns[0]
     found: list[dict[str, Any]] = []
-    first = None
+    first, rows = None, []
     for row in running.judge(experiment, params, told_to_stop):
         first = first or row
+        rows.append(row)
         found.append(baselines.result(row, first, facts, groups))
         console.say(f"evaluated  {row.learner}: {console.percent(found[-1][main])}")
         stop_if_told(told_to_stop, run)
@@ -280,6 +281,7 @@ def evaluate_run(
         "results": found,
         "calibration": honest,
         **details(experiment, predictions),
+        "patients": by_patient(rows, groups),
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "device": jax.devices()[0].device_kind,
         "versions": runs.versions(),

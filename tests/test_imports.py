@@ -46,8 +46,10 @@ ALLOWED = {
     "console": set(),
     "weights": {"types"},
     "thresholding": {"types", "losses"},
+    "personal": {"types", "losses"},
     "baselines": {
-        "types", "registry", "config", "data", "evaluation", "labels", "metrics", "thresholding",
+        "personal", "types", "registry", "config", "data", "evaluation", "labels", "metrics",
+        "thresholding",
     },
     "tasks": {"registry", "config", "data"},
     "experiment": {
@@ -60,7 +62,7 @@ ALLOWED = {
         "processes", "weights", "experiment",
     },
     "overlays": {"data", "evaluation", "labels"},
-    "details": {"evaluation", "experiment", "labels", "metrics", "overlays"},
+    "details": {"baselines", "evaluation", "experiment", "labels", "metrics", "overlays"},
     "uncertainty": {"types", "evaluation", "experiment", "labels", "metrics"},
     "verbs": {
         "config", "console", "experiment", "baselines", "runs", "data", "train", "checkpoint",

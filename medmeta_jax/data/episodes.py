@@ -28,7 +28,8 @@ class EpisodeSpec:
     ways, shots: a number, or (lowest, highest) drawn anew each episode. One way is for values
         and masks: an episode is of one thing that was measured, or one structure.
     queries: query images a class; `ways * queries` in all.
-    disjoint: support and query share no "image", or no "group" (and so no image).
+    disjoint: support and query share no "image", or no "group" (and so no image); by "time" a
+        class's support is its earliest images, and all queries are later than all of the support.
     balance: "balanced" queries, or "proportional" to the classes' sizes in the pool.
     within: an episode's classes are of "any" domain, or all of one "domain", drawn by
         `Pool.mixing`; of one with fewer classes than the ways drawn, it has all of them.
@@ -41,7 +42,7 @@ class EpisodeSpec:
     ways: Range = 5
     shots: Range = 1
     queries: int = 15
-    disjoint: Literal["image", "group"] = "image"
+    disjoint: Literal["image", "group", "time"] = "image"
     balance: Literal["balanced", "proportional"] = "balanced"
     within: Literal["any", "domain"] = "any"
     shuffle: bool = True
@@ -106,11 +107,13 @@ def sample_indices(key: Array, pool: Pool, spec: EpisodeSpec) -> Indices:
 
     if spec.disjoint == "group":
         for_support, for_query = split_groups(group_key, pool.group, rows, n_shots)[:2]
+    elif spec.disjoint == "time":
+        for_support, for_query = split_times(pool, rows, n_shots)
     else:
         for_support = for_query = there
     support, support_y = choose(support_key, rows, for_support, shots[1], n_shots)
-    if spec.disjoint == "image":
-        for_query = there & ~is_used(pool, support)[rows]
+    if spec.disjoint != "group":  # whose groups hold all copies of an image
+        for_query &= ~is_used(pool, support)[rows]
     if spec.balance == "balanced":
         query, query_y = choose(query_key, rows, for_query, spec.queries, spec.queries)
     else:
@@ -177,6 +180,18 @@ def split_groups(key: Array, group: Array, rows: Array, shots: Array) -> tuple[A
     target = jnp.where(own, group_of, group.shape[0])
     taken = jnp.zeros(group.shape[0] + 1, jnp.bool_).at[target].set(True)
     return own, there & ~taken[group_of], taken.at[-1].set(False)
+
+
+def split_times(pool: Pool, rows: Array, shots: Array) -> tuple[Array, Array]:
+    """Which entries of `rows` [ways, M] may be support, the earliest of each class, and which
+    query, those later than all of these. Of images of one time the pool's first are the earlier."""
+    assert pool.time is not None
+    there = rows >= 0
+    time = jnp.where(there, pool.time[rows], jnp.inf)
+    rank = jnp.argsort(jnp.argsort(time, axis=1), axis=1)
+    earliest = there & (rank < shots)
+    last = jnp.where(earliest, time, -jnp.inf).max()
+    return earliest, there & (time > last)
 
 
 def is_used(pool: Pool, support: Array) -> Array:

@@ -42,18 +42,20 @@ def check_pool(pool: Pool, spec: EpisodeSpec, class_names: tuple[str, ...], side
             f"{side}: images have several labels; then ways must be one number, queries balanced, "
             "and classes not rotated"
         )
+    if spec.disjoint == "time":
+        check_times(pool, shots, class_names, side)
     rows, group, same = (np.asarray(part) for part in (pool.rows, pool.group, pool.same))
     for name, row in zip(class_names, rows, strict=True):
         members = row[row >= 0]
         # Groups are of no help where images are too few.
-        count = len(np.unique(same[members] if spec.disjoint == "image" else members))
+        count = len(np.unique(same[members] if spec.disjoint != "group" else members))
         if count <= shots:
             what = "images" if count == len(members) else "different images"
             raise DataError(
                 f"{side}: class {name!r} has too few {what}: {count}, and {shots}-shot support "
                 f"with a query needs {shots + 1}; lower shots, add images, or leave the class out"
             )
-        if spec.disjoint == "image":
+        if spec.disjoint != "group":
             continue
         sizes = np.unique(group[members], return_counts=True)[1]
         if len(sizes) < 2:
@@ -65,6 +67,25 @@ def check_pool(pool: Pool, spec: EpisodeSpec, class_names: tuple[str, ...], side
             raise DataError(
                 f"{side}: class {name!r} has {sizes.sum() - sizes.max()} images outside its "
                 f"largest group, {shots} shots need {shots}; lower shots or add groups"
+            )
+
+
+def check_times(pool: Pool, shots: int, class_names: tuple[str, ...], side: str) -> None:
+    """Refuse a pool without times, or in which nothing of a domain is later than its support."""
+    if pool.time is None or pool.shown is not None:
+        raise DataError(
+            f"{side}: disjoint 'time' needs one class and a time of each image (column time of "
+            "groups.csv, or an array times)"
+        )
+    time, domain = np.asarray(pool.time), np.asarray(pool.domain)
+    own = [np.sort(time[row[row >= 0]]) for row in np.asarray(pool.rows)]
+    for number in np.unique(domain):
+        classes = np.flatnonzero(domain == number)
+        last = max(own[place][:shots][-1] for place in classes)
+        if not any((own[place] > last).any() for place in classes):
+            raise DataError(
+                f"{side}: {class_names[classes[0]]} and its like: no image is later than the "
+                f"{shots} earliest of each class; lower shots"
             )
 
 

@@ -1,13 +1,15 @@
 """A folder of class folders: `PATH/<class>/*`, or `PATH/train/<class>/*` and `PATH/test/<class>/*`.
 
 An optional `PATH/groups.csv` with the columns path, label, group says which images
-belong together (patient, smear); `path` is relative to PATH, or to the class folder.
+belong together (patient, smear), and with a column time, a number, when each was taken; `path` is
+relative to PATH, or to the class folder.
 """
 
 from __future__ import annotations
 
 import csv
 import functools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,17 +36,31 @@ def catalogue(source: str) -> Catalogue:
     """The images of every class folder, a unit each. Raises DataError naming what is wrong."""
     root = Path(source)
     files, labels, sides = list_files(root)
-    groups: Sequence[str | None] = read_groups(root, files, labels) or [None] * len(files)
+    groups, times = (read_column(root, files, labels, name) for name in ("group", "time"))
     units = [
-        Unit(path.relative_to(root).as_posix(), functools.partial(read, path, label, side, group))
-        for path, label, side, group in zip(files, labels, sides, groups, strict=True)
+        Unit(
+            path.relative_to(root).as_posix(),
+            functools.partial(read, path, label, side, group, as_time(root, time)),
+        )
+        for path, label, side, group, time in zip(files, labels, sides, groups, times, strict=True)
     ]
     return Catalogue(units, about=f"class folders of {root.name}")
 
 
-def read(path: Path, label: str, side: str, group: str | None) -> list[Record]:
+def read(path: Path, label: str, side: str, group: str | None, time: float | None) -> list[Record]:
     """One image file."""
-    return [Record(read_image(path), label, group=group, side=side)]
+    return [Record(read_image(path), label, group=group, side=side, time=time)]
+
+
+def as_time(root: Path, text: str | None) -> float | None:
+    """A time as a number (DataError)."""
+    try:
+        time = None if text is None else float(text)
+    except ValueError:
+        time = math.nan
+    if time is not None and not math.isfinite(time):
+        raise DataError(f"{root / 'groups.csv'}: the time {text!r} is no number; repair its row")
+    return time
 
 
 def example(where: Path) -> str:
@@ -102,24 +118,30 @@ def list_files(root: Path) -> tuple[list[Path], list[str], list[str]]:
     return files, labels, sides
 
 
-def read_groups(root: Path, files: list[Path], labels: list[str]) -> list[str] | None:
-    """The group of each file from `groups.csv`, or None where there is no such file."""
+def read_column(
+    root: Path, files: list[Path], labels: list[str], column: str
+) -> Sequence[str | None]:
+    """What a column of `groups.csv` says of each file; None of all, where there is no such file, or
+    no such column but that of the groups."""
     table = root / "groups.csv"
     if not table.exists():
-        return None
+        return [None] * len(files)
+    rows = list(read_table(table, ("path", "group")))
+    if column not in rows[0]:
+        return [None] * len(files)
     given: dict[tuple[str, str], set[str]] = {}
-    for row in read_table(table, ("path", "group")):
+    for row in rows:
         key = (row.get("label", ""), row["path"].replace("\\", "/"))
-        given.setdefault(key, set()).add(row["group"])
-    groups = []
+        given.setdefault(key, set()).add(row[column])
+    told = []
     for path, label in zip(files, labels, strict=True):
         inside = path.relative_to(root).as_posix()
         # A path is relative to the root, or to the class folder that the label names.
         keys = [(label, inside), ("", inside), (label, path.name)]
         found = set().union(*(given.get(key, set()) for key in keys)) - {""}
         if not found:
-            raise DataError(f"{table}: has no group for {inside}; add a row, or remove the file")
+            raise DataError(f"{table}: has no {column} for {inside}; add a row, or remove the file")
         if len(found) > 1:
-            raise DataError(f"{table}: names several groups for {inside}: {sorted(found)}")
-        groups.append(found.pop())
-    return groups
+            raise DataError(f"{table}: names several {column}s for {inside}: {sorted(found)}")
+        told.append(found.pop())
+    return told

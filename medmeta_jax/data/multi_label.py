@@ -46,6 +46,7 @@ def sample_indices(key: Array, pool: Pool, spec: EpisodeSpec) -> Indices:
     there, none_there = rows >= 0, none >= 0
     for_support = for_query = there, none_there
 
+    assert spec.disjoint != "time"
     if spec.disjoint == "group":
         own, rest, taken = split_groups(group_key, pool.group, rows, n_shots)
         of_support = taken[pool.group][None]

@@ -1,4 +1,4 @@
-"""A NumPy archive: `images`, `labels` and optionally `groups`, `domains`, `class_names`;
+"""A NumPy archive: `images`, `labels` and optionally `groups`, `domains`, `times`, `class_names`;
 `values` and `value_names` in place of the labels where something was measured of each image;
 or MedMNIST's layout (`train_images`, `train_labels`, `val_images`, ...).
 
@@ -63,6 +63,7 @@ def catalogue(source: str, *, slices: int = 4, whole: bool = False) -> Catalogue
     names = names_of(path, arrays, "value_names" if values else "class_names", known)
     groups = column(path, arrays, "groups", len(images))
     domains = column(path, arrays, "domains", len(images))
+    times = times_of(path, arrays, len(images))
 
     volumes = images.ndim == 5
     if volumes and groups is None:
@@ -78,6 +79,7 @@ def catalogue(source: str, *, slices: int = 4, whole: bool = False) -> Catalogue
                 group=None if groups is None else str(groups[place]),
                 side=sides[place % len(sides)],
                 domain=None if domains is None else str(domains[place]),
+                time=None if times is None else float(times[place]),
             )
             for place, (one, label) in enumerate(zip(images, labels, strict=True))
             for which, image in (slices_of(one, slices) if volumes and not whole else [("", one)])
@@ -99,6 +101,19 @@ def labels_of(label: np.ndarray, names: dict[int, str]) -> str | tuple[str, ...]
         there = np.flatnonzero(~np.isnan(label)).tolist()
         return {names[place]: float(label[place]) for place in there}
     return tuple(names[place] for place in np.flatnonzero(label).tolist())
+
+
+def times_of(path: Path, arrays: dict[str, np.ndarray], count: int) -> np.ndarray | None:
+    """When the images were taken [N], finite numbers (DataError); None where that is not said."""
+    times = arrays.get("times")
+    if times is None:
+        return None
+    if times.shape != (count,) or times.dtype.kind not in "iuf" or not np.isfinite(times).all():
+        raise DataError(
+            f"{path}: times must be a finite number for each of {count} images, got {times.dtype} "
+            f"{times.shape}"
+        )
+    return times
 
 
 def example(where: Path) -> str:

@@ -49,6 +49,7 @@ class Pool(NamedTuple):
     marks: [classes] uint8, the value of each in the masks, 0 for any but 0; else None.
     present: [N, C] bool, which modalities an image has, where channels are that; else None. What it
         lacks is NaN in an episode.
+    time: [N] float32, when an image was taken, where that is known; else None.
     mixing: [domains] float32: how often an episode comes from each, where it comes from one.
     shift, scale: [C] float32: an episode's x is (uint8 / 255 - shift) * scale.
 
@@ -74,6 +75,7 @@ class Pool(NamedTuple):
     masks: Array | None = None
     marks: Array | None = None
     present: Array | None = None
+    time: Array | None = None
     drawn: Drawn | None = None
     identity: Array | None = None
 
@@ -203,6 +205,7 @@ def make_pool(
         shift=jnp.asarray(scaling.shift),
         scale=jnp.asarray(scaling.scale),
         present=None if samples.present is None else jnp.asarray(samples.present[used]),
+        time=None if samples.times is None else jnp.asarray(samples.times[used]),
         **several_labels(samples, classes, domains, used),  # type: ignore[arg-type]
     )
     if not stored:

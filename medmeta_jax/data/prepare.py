@@ -209,6 +209,7 @@ def features() -> Any:
             "domain": text(),
             "modality": text(),
             "place": text(),
+            "time": tfds.features.Scalar(np.float32),
             "has_mask": tfds.features.Scalar(np.bool_),
             "mask": array((None, None), np.uint8),
             "boxes": array((None, 4), np.float32),
@@ -234,6 +235,7 @@ def example_of(record: Record) -> dict[str, Any]:
         "domain": record.domain or "",
         "modality": record.modality or "",
         "place": record.place,
+        "time": np.nan if record.time is None else record.time,
         "has_mask": mask is not None,
         # No less: see `within`.
         "mask": np.zeros((1, 2), np.uint8) if mask is None else mask.reshape(-1, mask.shape[-1]),

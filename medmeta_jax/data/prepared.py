@@ -164,6 +164,7 @@ def record_of(data: bytes) -> Record:
     def flag(name: str) -> bool:
         return bool(fields[name].int64_list.value[0])
 
+    time = fields["time"].float_list.value[0]
     labels, values = texts("labels"), list(fields["values"].float_list.value)
     label: Any = labels if flag("several") else labels[0]
     if values:
@@ -178,6 +179,7 @@ def record_of(data: bytes) -> Record:
         domain=text("domain") or None,
         modality=text("modality") or None,
         place=text("place"),
+        time=None if np.isnan(time) else time,
         mask=array_of(fields, "mask") if flag("has_mask") else None,
         boxes=tuple(
             Box(x0, y0, x1, y1, label)

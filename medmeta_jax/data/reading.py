@@ -177,6 +177,7 @@ def samples_of(
         sides=column([record.side for record in records]),
         domains=column([record.domain for record in records]),
         names=np.asarray([record.name for record in records]),
+        times=times_of(records, catalogue),
         split=catalogue.split,
         about=catalogue.about,
         skipped=skipped,
@@ -216,6 +217,17 @@ def class_labels(records: list[Record], catalogue: Catalogue) -> tuple[tuple[str
 def kind_of(record: Record) -> type:
     """What a record's label is: a class, several labels, or values by name."""
     return next(kind for kind in (str, tuple, Mapping) if isinstance(record.label, kind))
+
+
+def times_of(records: list[Record], catalogue: Catalogue) -> np.ndarray | None:
+    """When the records were taken, None where none says it (DataError where only some do)."""
+    known = [record.time for record in records if record.time is not None]
+    if not known:
+        return None
+    if len(known) < len(records):
+        lacking = next(record.name for record in records if record.time is None)
+        raise DataError(f"{catalogue.about}: {lacking} has no time, and others have one")
+    return np.asarray(known, np.float32)
 
 
 def groups_of(records: list[Record], catalogue: Catalogue) -> np.ndarray | None:

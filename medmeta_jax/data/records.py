@@ -45,6 +45,7 @@ class Record(NamedTuple):
     boxes: of what can be seen in it; of pictures alone.
     place: what of its group it shows, such as "axial=12", where that is the same in all modalities;
         else "".
+    time: when it was taken, by which images of a group are ordered; or None.
     """
 
     image: np.ndarray
@@ -57,6 +58,7 @@ class Record(NamedTuple):
     mask: np.ndarray | None = None
     boxes: tuple[Box, ...] = ()
     place: str = ""
+    time: float | None = None
 
 
 class Unit(NamedTuple):

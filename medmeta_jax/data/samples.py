@@ -58,6 +58,7 @@ class Samples(NamedTuple):
         files when asked for, where images are, and then [N, *spatial, 1]; else None.
     marks: [classes] uint8, the value of each class in the masks, 0 for any but 0; else None.
     present: [N, C] bool, which modalities an image has, where its channels are that; else None.
+    times: [N] float32, when an image was taken, in whatever unit; or None.
     """
 
     images: np.ndarray | StoredImages
@@ -73,6 +74,7 @@ class Samples(NamedTuple):
     masks: np.ndarray | StoredImages | None = None
     marks: np.ndarray | None = None
     present: np.ndarray | None = None
+    times: np.ndarray | None = None
 
 
 def open_image(path: Path | BinaryIO, what: str = "image") -> Any:
@@ -304,6 +306,7 @@ def join(parts: Mapping[str, Samples]) -> Samples:
         masks=together("masks"),
         marks=together("marks"),
         present=together("present"),
+        times=together("times") if all(p.times is not None for p in parts.values()) else None,
         skipped=tuple(one for part in parts.values() for one in part.skipped),
     )
 
@@ -323,4 +326,5 @@ def select(samples: Samples, keep: np.ndarray) -> Samples:
         names=pick(samples.names),
         masks=pick(samples.masks),
         present=pick(samples.present),
+        times=pick(samples.times),
     )
