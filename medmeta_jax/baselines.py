@@ -23,7 +23,7 @@ from medmeta_jax.evaluation import (
     sample_key,
     score_predictions,
 )
-from medmeta_jax.labels import MASKS, SEVERAL, VALUES, Kind
+from medmeta_jax.labels import OF_ONE_WAY, OF_PIXELS, SEVERAL, VALUES, Kind
 from medmeta_jax.metrics.intervals import Estimate, paired_difference
 from medmeta_jax.types import Array, Backbone, MetaLearner, Params
 
@@ -86,7 +86,7 @@ def rows(task: Task, learner: MetaLearner, params: Params, untrained: Params) ->
     if task.kind is VALUES:
         yield support_mean(scores)
     else:
-        yield threshold(task) if task.kind is MASKS else raw_centroid(task)
+        yield threshold(task) if task.kind in OF_PIXELS else raw_centroid(task)
     if task.config.baselines == "all":
         yield from pretrained(task)
 
@@ -224,7 +224,7 @@ def task_facts(task: Task, data: str) -> dict[str, Any]:
     there, ways = np.asarray(places.query) >= 0, np.asarray(places.query_y)
     if task.kind is SEVERAL:  # 1 or 0 for each way
         each = (there[..., None] & (ways > 0)).sum(1)
-    elif task.kind in (VALUES, MASKS):  # of the one way there is
+    elif task.kind in OF_ONE_WAY:  # of the one way there is
         each = there.sum(1)[:, None]
     else:
         every = range(places.classes.shape[1])

@@ -120,7 +120,10 @@ def run(given: Any, told_to_stop: Callable[[], bool]) -> dict[str, Any]:
     verbs.enable_compilation_cache()
     wanted = plans.chosen_methods(given.methods)
     budget = plans.budget_of(given.budget, given.seeds)
-    same = ("data", "also", "meta_val", "meta_test", "ways", "image_size", "norm")
+    same = (
+        "data", "also", "meta_val", "meta_test", "val_classes", "test_classes", "task", "backbone",
+        "ways", "image_size", "norm",
+    )  # fmt: skip
     config = TrainConfig(**{name: getattr(given, name) for name in same})
     verbs.use_devices(config)
     plan = plans.make_plan(config, budget, given.shots)

@@ -47,9 +47,17 @@ class TrainConfig:
     """Another data set to validate on, with all its classes, in place of a part of `data`."""
     meta_test: str | None = None
     """Another data set to be judged on, with all its classes, in place of a part of `data`."""
-    task: Literal["auto", "segmentation"] = "auto"
+    val_classes: tuple[str, ...] = ()
+    """Classes of `data` that are meta-validation's, in place of the rule that deals them out."""
+    test_classes: tuple[str, ...] = ()
+    """Classes of `data` that are meta-test's; those that are in neither list are meta-train's."""
+    task: Literal["auto", "segmentation", "detection"] = "auto"
     """What is learned: by "auto" what images are labelled by, classes, several labels or values;
-    "segmentation" is to mark the structures of their masks."""
+    "segmentation" is to mark the structures of their masks; "detection" is to find objects by their
+    boxes, a kind of them an episode, or where there are masks and no boxes their separate parts."""
+    shrink: float = 0.5
+    """Of detection: an object is marked by an ellipse so much as wide and as high as its box, so
+    that neighbours stay apart."""
     split: str | None = None
     """A file by `medmeta data split`: which side each image of `data` is on."""
     image_size: int = 28
@@ -239,6 +247,10 @@ def check(config: TrainConfig) -> TrainConfig:
         )
     if config.split is not None and (config.also or config.meta_val or config.meta_test):
         raise ConfigError("split: is of one data set; give it without also, meta_val and meta_test")
+    if config.val_classes or config.test_classes:
+        check_held_out(config)
+    if not 0 < config.shrink <= 1:
+        raise ConfigError(f"shrink: must be > 0 and <= 1, got {config.shrink}")
     if config.outer_lr <= 0:
         raise ConfigError(f"outer_lr: must be > 0, got {config.outer_lr}")
     share = config.meta_batch
@@ -258,6 +270,21 @@ def check(config: TrainConfig) -> TrainConfig:
         hyper=filled("hyper", config.hyper, "algorithms", config.algorithm),
         net=filled("net", config.net, "backbones", config.backbone),
     )
+
+
+def check_held_out(config: TrainConfig) -> None:
+    """ConfigError where classes are named for a side that has its classes from elsewhere, or only
+    for one of two."""
+    if config.also or config.split is not None:
+        raise ConfigError(
+            "val_classes, test_classes: are of one data set without a split file; leave out "
+            f"{'also' if config.also else 'split'}"
+        )
+    for side in ("val", "test"):
+        named = getattr(config, f"{side}_classes")
+        if bool(named) == bool(getattr(config, f"meta_{side}")):
+            what = f"leave out it or meta_{side}" if named else "name one or more, as for the other"
+            raise ConfigError(f"{side}_classes: {what}")
 
 
 def filled(field: str, given: Mapping[str, Any], folder: str, kind: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from medmeta_jax.data.pool import Pool, pool_hash
 from medmeta_jax.data.splits import SIDES, Split
 from medmeta_jax.evaluation import FixedEpisodes
 from medmeta_jax.feed import Feed, Resident
-from medmeta_jax.labels import MASKS, SEVERAL, VALUES, Kind, kind_of_pool
+from medmeta_jax.labels import OF_ONE_WAY, OF_PIXELS, SEVERAL, Kind, kind_of_pool
 from medmeta_jax.objectives import Objective, cvar, tr_maml
 from medmeta_jax.runs import Run, existing
 from medmeta_jax.streaming import Lists, Stream, stored_sides
@@ -91,7 +91,7 @@ def make_learner(
     if registry.takes("algorithms", config.algorithm, "loss"):
         arguments["loss"] = kind.loss
     if "pool_classes" in registry.defaults("algorithms", config.algorithm):
-        if kind in (SEVERAL, VALUES, MASKS):
+        if kind in (SEVERAL, *OF_ONE_WAY):
             raise ConfigError(
                 f"algorithm: {config.algorithm} pre-trains a classifier of one class an image, and "
                 f"these images have {kind.name}; take another, such as anil or maml"
@@ -127,7 +127,7 @@ def refuse_if_of_classes(experiment: Experiment) -> None:
         raise ConfigError(f"algorithm: {config.algorithm}: {error}") from None
     except TypeError:
         fits = False
-    if not fits and kind is MASKS:
+    if not fits and kind in OF_PIXELS:
         raise ConfigError(
             f"backbone: {config.algorithm} over {config.backbone} has no prediction for each pixel "
             "of a mask; take a backbone that has, such as unet"
@@ -202,13 +202,13 @@ def build(config: TrainConfig) -> Experiment:
     split = split._replace(pools=parallel.replicate(split.pools, mesh))
     spec = episode_spec(config, split)
     kind = kind_of_split(config, split)
-    if kind in (SEVERAL, VALUES, MASKS) and config.baselines == "all":
+    if kind in (SEVERAL, *OF_ONE_WAY) and config.baselines == "all":
         raise ConfigError(
             "baselines: 'all' pre-trains a classifier of one class an image, and these images have "
             f"{kind.name}; take 'some'"
         )
     # Of a mask the two are what is not marked, and what is.
-    outputs = 2 if kind is MASKS else bounds(spec.ways)[1]
+    outputs = 2 if kind in OF_PIXELS else bounds(spec.ways)[1]
     try:
         of_training = dataclasses.replace(spec, rotate=config.rotate_classes)
     except ValueError as error:
@@ -252,7 +252,7 @@ def build(config: TrainConfig) -> Experiment:
         mesh=mesh,
         weights=start,
     )
-    if kind in (VALUES, MASKS):
+    if kind in OF_ONE_WAY:
         refuse_if_of_classes(made)
     return made
 

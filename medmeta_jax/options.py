@@ -35,9 +35,17 @@ class BenchMethods:
     """As in train."""
     meta_test: str | None = None
     """As in train."""
+    val_classes: tuple[str, ...] = ()
+    """As in train."""
+    test_classes: tuple[str, ...] = ()
+    """As in train."""
+    task: Literal["auto", "segmentation", "detection"] = "auto"
+    """As in train."""
+    backbone: str = "conv4"
+    """As in train, with the budget's channels; segmentation and detection take unet."""
     methods: tuple[str, ...] = ("all",)
-    """Algorithms, "scratch", "raw_centroid", or "all". Differences are from maml, or else from
-    the first."""
+    """Algorithms, "scratch", "raw_centroid", "threshold" (of masks), or "all": those that take such
+    labels. Differences are from maml, or else from the first."""
     budget: Literal["small", "medium", "full"] = "small"
     """small: 8 channels, 160 training episodes, one seed, no search, 100 episodes judged.
     medium: 16 channels, 1,600, three seeds, settings searched on meta-validation, 200. full: 64

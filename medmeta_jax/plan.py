@@ -20,8 +20,8 @@ from medmeta_jax.experiment import Experiment
 from medmeta_jax.types import Array, Episode
 
 # Rows that no algorithm's file stands for: the untrained network fine-tuned on the support set,
-# and the nearest class mean of the pixels themselves.
-SCRATCH, RAW_CENTROID = "scratch", "raw_centroid"
+# the nearest class mean of the pixels themselves, and of masks the best threshold.
+SCRATCH, RAW_CENTROID, THRESHOLD = "scratch", "raw_centroid", "threshold"
 # Training draws up to as many shots, and up to as many are judged by one program.
 FEW_SHOTS = 5
 
@@ -68,12 +68,12 @@ class Plan(NamedTuple):
 
 
 def methods() -> tuple[str, ...]:
-    """All rows there are: every algorithm, and the two that train on nothing.
+    """All rows there are: every algorithm, and the three that train on nothing.
 
     >>> len(methods()) >= 20
     True
     """
-    return (*registry.names("algorithms"), SCRATCH, RAW_CENTROID)
+    return (*registry.names("algorithms"), SCRATCH, RAW_CENTROID, THRESHOLD)
 
 
 def chosen_methods(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -29,7 +29,8 @@ from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.evaluation import Family, Scores, evaluate
 from medmeta_jax.experiment import Experiment
 from medmeta_jax.labels import Kind
-from medmeta_jax.plan import RAW_CENTROID, SCRATCH, Plan, judged_at
+from medmeta_jax.plan import RAW_CENTROID, SCRATCH, THRESHOLD, Plan, judged_at
+from medmeta_jax.thresholding import threshold
 from medmeta_jax.types import Backbone, MetaLearner, Params
 
 # Rows that put one and the same pre-trained classifier to use.
@@ -49,8 +50,8 @@ SEARCH_SHARE = 4  # a try trains for this part of the budget
 
 def for_method(plan: Plan, method: str, **hyper: Any) -> Experiment:
     """The shared experiment with a method's learner, and settings over the defaults."""
-    algorithm = {SCRATCH: "finetune", RAW_CENTROID: "protonet"}.get(method, method)
-    pixels = method == RAW_CENTROID
+    stand_ins = {SCRATCH: "finetune", RAW_CENTROID: "protonet", THRESHOLD: "protonet"}
+    algorithm, pixels = stand_ins.get(method, method), method == RAW_CENTROID
     backbone = registry.factory("backbones", "pixels")() if pixels else plan.experiment.backbone
     steps = plan.budget.meta_steps
     # Phases that are counted in meta-steps are parts of the budget.
@@ -66,6 +67,8 @@ def for_method(plan: Plan, method: str, **hyper: Any) -> Experiment:
         len(plan.experiment.split.class_names),
         plan.experiment.kind,
     )
+    if method == THRESHOLD:
+        learner = threshold()
     training = experiments.with_augmentation(config, learner)
     return plan.experiment._replace(
         config=config, backbone=backbone, learner=learner, training=training
@@ -114,7 +117,7 @@ class Trainer:
 
     def train(self, method: str, seed: int) -> Trained:
         """A method from a seed, with its settings chosen where the budget searches."""
-        if method in (SCRATCH, RAW_CENTROID):
+        if method in (SCRATCH, RAW_CENTROID, THRESHOLD):
             made = self.made(method, seed)
             params = running.initial_progress(made, made.learner).state.params
             return Trained(made, params, float("nan"), {})

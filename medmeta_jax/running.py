@@ -13,10 +13,12 @@ import numpy as np
 
 from medmeta_jax import baselines, parallel, processes, train, weights
 from medmeta_jax.checkpoint import Checkpoints
-from medmeta_jax.evaluation import Predictions, evaluate
+from medmeta_jax.data.episodes import sample_indices
+from medmeta_jax.evaluation import Predictions, evaluate, sample_key
 from medmeta_jax.experiment import Experiment, with_augmentation
-from medmeta_jax.labels import MASKS, SEVERAL, VALUES, guesses
+from medmeta_jax.labels import OBJECTS, OF_ONE_WAY, SEVERAL, VALUES, guesses
 from medmeta_jax.metrics.classification import confusion, pool_confusion, quadratic_kappa
+from medmeta_jax.metrics.objects import curve_over_groups
 from medmeta_jax.metrics.pooled import over_blocks
 from medmeta_jax.metrics.values import errors
 from medmeta_jax.runs import Run
@@ -133,7 +135,7 @@ def record_of(report: train.Report, experiment: Experiment) -> dict[str, Any]:
     return {
         "step": report.step,
         "loss": float(report.metrics.loss.mean()),
-        kind.columns[0]: float(report.metrics.score.mean()),
+        kind.in_training: float(report.metrics.score.mean()),
         "grad_norm": float(report.metrics.grad_norm.mean()),
         f"valid_{kind.chosen_by}": report.valid,
         "episodes_per_s": steps * experiment.config.meta_batch / report.seconds,
@@ -217,14 +219,30 @@ def by_value(experiment: Experiment, predictions: Predictions) -> dict[str, Any]
     return found
 
 
+def by_object(experiment: Experiment, predictions: Predictions) -> dict[str, Any]:
+    """Where objects are found, the FROC curve over all meta-test images together, with its interval
+    when patients are resampled (`metrics/objects.curve_over_groups`); else empty."""
+    if experiment.kind is not OBJECTS:
+        return {}
+    matched, _, mask, _ = experiment.kind.read(*predictions)
+    test = experiment.test
+
+    def shown(key: Any) -> Any:
+        return sample_indices(sample_key(key), test.pool, experiment.spec).query
+
+    images = np.asarray(jax.jit(jax.vmap(shown))(test.keys))
+    return curve_over_groups(matched, mask, np.asarray(test.pool.group)[images])
+
+
 def by_class(experiment: Experiment, predictions: Predictions) -> dict[str, Any]:
     """Which meta-test class the queries of each were taken for, over all episodes together:
     "classes", "counts" [true][predicted] and "absent", how many were taken for a way that their
     episode does not have; for grades "quadratic_kappa" too.
 
-    Empty where images have several labels, values or masks, which are not taken for one another.
+    Empty where images have several labels, values, masks or objects, which are not taken for one
+    another.
     """
-    if experiment.kind in (SEVERAL, VALUES, MASKS):
+    if experiment.kind in (SEVERAL, *OF_ONE_WAY):
         return {}
     labels = np.asarray(experiment.split.pools["test"].labels)
     order = np.argsort(labels)

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from medmeta_jax.config import ConfigError, TrainConfig
-from medmeta_jax.data import prepared, sources, split_file
+from medmeta_jax.data import objects, prepared, sources, split_file
 from medmeta_jax.data.episodes import EpisodeSpec, check_pool
 from medmeta_jax.data.pool import of_one_way
 from medmeta_jax.data.samples import DataError, Samples
-from medmeta_jax.data.splits import SIDES, Split, make_split
+from medmeta_jax.data.splits import SIDES, Split, held_out, make_split
 from medmeta_jax.data.structures import structures
 
 RESIDENT_SHARE = 0.25  # of a device's memory, that images may take; the rest is for programs
@@ -22,6 +22,13 @@ def load_split(config: TrainConfig) -> Split:
     the images of prepared folders are left in their files."""
 
     def load(source: str) -> Samples:
+        if config.task == "detection":
+            return objects.load(
+                source,
+                image_size=config.image_size,
+                shrink=config.shrink,
+                on_error=config.on_error,
+            )
         if config.task == "segmentation":
             return structures(
                 sources.load(
@@ -36,6 +43,9 @@ def load_split(config: TrainConfig) -> Split:
 
     others = {"val": config.meta_val, "test": config.meta_test}
     parts = {name: load(source) for name, source in domain_names(config).items()}
+    if config.val_classes or config.test_classes:
+        (name,) = parts
+        parts[name] = held_out(parts[name], config.val_classes, config.test_classes)
     given = None
     if config.split is not None:
         given = split_file.read(Path(config.split), *parts.values()).sides
@@ -58,9 +68,11 @@ def streamed(config: TrainConfig, room: int) -> bool:
 
     Raises ConfigError where they have to, and do not come from prepared folders.
     """
-    if config.task == "segmentation":
+    if config.task != "auto":
         if config.stream == "always":
-            raise ConfigError("stream: 'always' is not for masks, which stay on the device")
+            raise ConfigError(
+                f"stream: 'always' is not for task {config.task}, whose masks stay on the device"
+            )
         return False
     if config.stream == "never":
         return False

@@ -65,7 +65,7 @@ ALLOWED = {
     "plan": {"types", "registry", "config", "data", "evaluation", "experiment"},
     "protocol": {
         "types", "registry", "config", "data", "evaluation", "baselines", "experiment", "labels",
-        "running", "plan",
+        "running", "plan", "thresholding",
     },
     "standings": {"metrics", "console"},
     "bench": {

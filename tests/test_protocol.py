@@ -37,12 +37,12 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
 def test_all_are_those_that_take_the_labels_at_hand(plan: Plan) -> None:
     """Of classes, all but those that mark structures."""
     fit = protocol.that_fit(plan, plans.methods())
-    assert set(plans.methods()) - set(fit) == set(OF_MASKS)
+    assert set(plans.methods()) - set(fit) == {*OF_MASKS, plans.THRESHOLD}
 
 
 def test_every_algorithm_is_a_method_and_maml_the_reference() -> None:
     everything = plans.chosen_methods(("all",))
-    assert len(everything) == len(plans.methods()) == 24
+    assert len(everything) == len(plans.methods()) == 25
     assert everything[0] == "maml"
     assert plans.chosen_methods(("anil", "protonet")) == ("anil", "protonet")
     with pytest.raises(ConfigError, match="methods: no 'protnet'; did you mean protonet"):

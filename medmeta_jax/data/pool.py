@@ -47,6 +47,9 @@ class Pool(NamedTuple):
     spread: [classes] float32, the standard deviation of the values; else None.
     masks: [N, *spatial] uint8, where classes are structures to be marked; else None.
     marks: [classes] uint8, the value of each in the masks, 0 for any but 0; else None.
+    boxes: [N, M, 2, axes] float32, where classes are kinds of objects, which masks mark: the
+        corners of each in pixels, NaN beyond an image's own; else None.
+    kinds: [N, M] uint8, the value of each object in the masks; else None.
     mixing: [domains] float32: how often an episode comes from each, where it comes from one.
     shift, scale: [C] float32: an episode's x is (uint8 / 255 - shift) * scale.
 
@@ -71,13 +74,17 @@ class Pool(NamedTuple):
     spread: Array | None = None
     masks: Array | None = None
     marks: Array | None = None
+    boxes: Array | None = None
+    kinds: Array | None = None
     drawn: Drawn | None = None
     identity: Array | None = None
 
 
 def of_one_way(pool: Pool) -> str:
-    """What a pool's images have where an episode is of one way alone: "values", "masks", or ""."""
-    return "values" if pool.values is not None else "masks" if pool.masks is not None else ""
+    """What a pool's images have where an episode is of one way alone: "values", "masks", "objects",
+    or ""."""
+    known = {"values": pool.values, "objects": pool.boxes, "masks": pool.masks}
+    return next((name for name, own in known.items() if own is not None), "")
 
 
 class Scaling(NamedTuple):
@@ -123,8 +130,8 @@ def hash_of(pixels: Iterable[np.ndarray], shape: tuple[int, ...], pool: Pool) ->
     digest = hashlib.sha256(repr(shape).encode())
     for some in pixels:
         digest.update(np.ascontiguousarray(some).tobytes())
-    more = [p for p in (pool.shown, pool.values, pool.masks, pool.marks) if p is not None]
-    for part in (pool.rows, pool.labels, pool.group, *more):
+    more = (pool.shown, pool.values, pool.masks, pool.marks, pool.boxes, pool.kinds)
+    for part in (pool.rows, pool.labels, pool.group, *(p for p in more if p is not None)):
         array = np.asarray(part)
         digest.update(repr(array.shape).encode())
         digest.update(np.ascontiguousarray(array).tobytes())
@@ -210,8 +217,10 @@ def several_labels(
     columns = [samples.class_names.index(name) for name in classes]
     labels = samples.labels[used][:, columns]
     if samples.masks is not None and samples.marks is not None:
-        own = samples.marks[columns]
-        return {"masks": jnp.asarray(samples.masks[used]), "marks": jnp.asarray(own)}
+        found = {"masks": samples.masks[used], "marks": samples.marks[columns]}
+        if samples.boxes is not None and samples.kinds is not None:
+            found |= {"boxes": samples.boxes[used], "kinds": samples.kinds[used]}
+        return {name: jnp.asarray(column) for name, column in found.items()}
     if has_values(samples):
         spread = np.nanstd(labels.astype(np.float64), axis=0)
         flat = [name for name, one in zip(classes, spread, strict=True) if not one > 0]

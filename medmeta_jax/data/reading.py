@@ -118,13 +118,20 @@ def load_samples(
         return record._replace(image=fit_image(record.image, image_size), mask=mask)
 
     reads = list(read_units(catalogue, small, on_error=on_error))
+    found = in_memory(catalogue, reads)
+    if not masks:
+        return found
+    return found._replace(masks=masks_of([r for read in reads for r in read.records], catalogue))
+
+
+def in_memory(catalogue: Catalogue, reads: list[Read]) -> Samples:
+    """The samples of records that were read, whose images are of one size (DataError)."""
     records = [record for read in reads for record in read.records]
     require_one_rank((record.name, record.image.ndim) for record in records)
     images = [record.image for record in records]
     channels = max((image.shape[-1] for image in images), default=1)
     stacked = [to_channels(image, channels) for image in images]
-    found = samples_of(catalogue, reads, np.stack(stacked) if stacked else np.empty(0))
-    return found._replace(masks=masks_of(records, catalogue)) if masks else found
+    return samples_of(catalogue, reads, np.stack(stacked) if stacked else np.empty(0))
 
 
 def masks_of(records: list[Record], catalogue: Catalogue) -> np.ndarray:

@@ -56,6 +56,10 @@ class Samples(NamedTuple):
     masks: [N, *spatial] uint8, where what is to be learned is to mark structures in images, which
         are then the classes, and labels say which an image shows (`data/structures.py`); else None.
     marks: [classes] uint8, the value of each class in the masks, 0 for any but 0; else None.
+    boxes: [N, M, 2, axes] float32, where it is to find objects, which masks then only mark: the
+        first corner and the last of each, in pixels, NaN beyond an image's own
+        (`data/objects.py`); else None.
+    kinds: [N, M] uint8, the value of each object in the masks, 0 beyond an image's own; else None.
     """
 
     images: np.ndarray | StoredImages
@@ -70,6 +74,8 @@ class Samples(NamedTuple):
     skipped: tuple[Skipped, ...] = ()
     masks: np.ndarray | None = None
     marks: np.ndarray | None = None
+    boxes: np.ndarray | None = None
+    kinds: np.ndarray | None = None
 
 
 def open_image(path: Path | BinaryIO, what: str = "image") -> Any:
@@ -130,8 +136,7 @@ def fit_image(image: np.ndarray, image_size: int, *, smooth: bool = True) -> np.
     if set(sizes) == {image_size}:
         return image
     if len(sizes) == 3:
-        new = [max(1, round(size / max(sizes) * image_size)) for size in sizes]
-        first = [round((image_size - size) / 2) for size in new]
+        new, first = fitted(sizes, image_size)
         cube = np.zeros((image_size, image_size, image_size, image.shape[-1]), np.uint8)
         place = tuple(slice(a, a + size) for a, size in zip(first, new, strict=True))
         cube[place] = zoomed(image, new, smooth=smooth)
@@ -139,6 +144,16 @@ def fit_image(image: np.ndarray, image_size: int, *, smooth: bool = True) -> np.
     how = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
     padded = ImageOps.pad(as_pil(image), (image_size, image_size), how)
     return np.asarray(padded, np.uint8).reshape(image_size, image_size, -1)
+
+
+def fitted(sizes: Sequence[int], image_size: int) -> tuple[list[int], list[int]]:
+    """Where `fit_image` takes an image of these sizes: its new ones, and its first pixel's place.
+
+    >>> fitted((20, 40), 8)
+    ([4, 8], [2, 0])
+    """
+    new = [max(1, round(size / max(sizes) * image_size)) for size in sizes]
+    return new, [round((image_size - size) / 2) for size in new]
 
 
 def zoomed(image: np.ndarray, size: Sequence[int], *, smooth: bool) -> np.ndarray:
@@ -252,6 +267,12 @@ def joined_labels(parts: Sequence[Samples]) -> np.ndarray:
     return labels
 
 
+def padded(table: np.ndarray, width: int, beyond: float) -> np.ndarray:
+    """[N, M, ...] -> [N, width, ...], `beyond` in place of what there is not."""
+    more = [(0, 0), (0, width - table.shape[1]), *[(0, 0)] * (table.ndim - 2)]
+    return np.pad(table, more, constant_values=beyond)
+
+
 def join(parts: Mapping[str, Samples]) -> Samples:
     """Several data sets, by name, as one: each is a domain. One alone stays as it is.
 
@@ -267,9 +288,14 @@ def join(parts: Mapping[str, Samples]) -> Samples:
 
     channels = max(part.images.shape[-1] for part in parts.values())
 
-    def together(field: str) -> np.ndarray | None:
+    def together(field: str, beyond: float | None = None) -> np.ndarray | None:
         own = [getattr(part, field) for part in parts.values()]
-        return None if own[0] is None else np.concatenate(own)
+        if own[0] is None:
+            return None
+        if beyond is not None:  # one has more objects in an image than another
+            most = max(part.shape[1] for part in own)
+            own = [padded(part, most, beyond) for part in own]
+        return np.concatenate(own)
 
     def column(of: Callable[[str, Samples], list[str]]) -> np.ndarray:
         return np.asarray([value for name, part in parts.items() for value in of(name, part)])
@@ -295,6 +321,8 @@ def join(parts: Mapping[str, Samples]) -> Samples:
         about=" + ".join(part.about for part in parts.values()),
         masks=together("masks"),
         marks=together("marks"),
+        boxes=together("boxes", np.nan),
+        kinds=together("kinds", 0),
         skipped=tuple(one for part in parts.values() for one in part.skipped),
     )
 
@@ -313,4 +341,6 @@ def select(samples: Samples, keep: np.ndarray) -> Samples:
         domains=pick(samples.domains),
         names=pick(samples.names),
         masks=pick(samples.masks),
+        boxes=pick(samples.boxes),
+        kinds=pick(samples.kinds),
     )
