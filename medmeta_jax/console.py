@@ -98,13 +98,17 @@ def footnote(summary: dict[str, Any]) -> str:
     main = row["columns"][0]
     low, high = row[f"{main}_over_classes"]
     one = row["labels"] in RESAMPLED
+    resampled = ""
+    if low < high:  # of a single class there is nothing to resample
+        resampled = (
+            f"Over resampled {RESAMPLED.get(row['labels'], row['labels'])}, {row['learner']}'s "
+            f"{heading(main)} lies in {100 * low:.1f} to {100 * high:.1f}. "
+        )
     lines = [
         f"{row['episodes']} {row['split']} episodes {row['episodes_hash']}, "
         f"{'' if one else span(row['ways']) + '-way '}{span(row['shots'])}-shot, "
         f"{queries_of(row)}; per cent, mean ± 95% interval over episodes, differences paired.",
-        f"Over resampled {RESAMPLED.get(row['labels'], row['labels'])}, "
-        f"{row['learner']}'s {heading(main)} lies in "
-        f"{100 * low:.1f} to {100 * high:.1f}. Data: {row['data']}.",
+        f"{resampled}Data: {row['data']}.",
     ]
     if row["labels"] == "values":
         lines += value_lines(summary)

@@ -141,8 +141,8 @@ def write_toy(path: Path) -> Path:
 
 
 def write_cells(where: Path, count: int = 18) -> Path:
-    """A Pascal VOC folder of pictures of 24 x 16 pixels, each with a bright square of 6 ("wbc"), two
-    dark ones of 4 ("rbc") and a bright dot of 2 ("platelet"), apart from one another."""
+    """A Pascal VOC folder of pictures of 24 x 16 pixels, each with a bright square of 6 ("wbc"),
+    two dark ones of 4 ("rbc") and a bright dot of 2 ("platelet"), apart from one another."""
     rng = np.random.default_rng(0)
     kinds = (("wbc", 6, 250), ("rbc", 4, 10), ("rbc", 4, 10), ("platelet", 2, 250))
     for name in ("JPEGImages", "Annotations"):
@@ -151,7 +151,7 @@ def write_cells(where: Path, count: int = 18) -> Path:
         pixels, objects = rng.integers(90, 140, (16, 24), np.uint8), ""
         cells = rng.permutation(6)[: len(kinds)]  # of 8 x 8 pixels, two rows of three
         for (label, size, value), cell in zip(kinds, cells, strict=True):
-            y, x = (8 * (cell // 3), 8 * (cell % 3)) + rng.integers(0, 8 - size, 2)
+            y, x = np.asarray([cell // 3, cell % 3]) * 8 + rng.integers(0, 8 - size, 2)
             pixels[y : y + size, x : x + size] = value
             corners = zip(
                 ("xmin", "ymin", "xmax", "ymax"), (x + 1, y + 1, x + size, y + size), strict=True

@@ -157,8 +157,8 @@ def test_what_has_no_objects_is_refused(tmp_path: Path, cells: Samples) -> None:
     many = [Objects([str(i) for i in range(256)], np.tile([[[0.0, 0], [1, 1]]], (256, 1, 1)))] * 18
     with pytest.raises(DataError, match="has 256 kinds of objects"):
         with_objects(cells, many, shrink=0.5)
-    with pytest.raises(DataError, match="shrink must be > 0 and <= 1, got 1.5"):
-        with_objects(cells, nothing, shrink=1.5)
+    with pytest.raises(DataError, match="shrink must be > 0 and <= 1, got 2"):
+        with_objects(cells, nothing, shrink=2)
 
 
 def test_images_that_show_nothing_are_of_no_task(cells: Samples) -> None:
