@@ -124,7 +124,10 @@ def refuse_if_of_classes(experiment: Experiment) -> None:
         y, logits = jax.eval_shape(predicted, one)
         fits = logits.shape[:-1] == (y.shape[:-1] if kind is SEVERAL else y.shape)
     except ValueError as error:
-        raise ConfigError(f"algorithm: {config.algorithm}: {error}") from None
+        # What JAX says of a loss over pixels and no logit for each is of no help.
+        if kind not in OF_PIXELS or marks_pixels(experiment):
+            raise ConfigError(f"algorithm: {config.algorithm}: {error}") from None
+        fits = False
     except TypeError:
         fits = False
     if not fits and kind in OF_PIXELS:
@@ -134,6 +137,16 @@ def refuse_if_of_classes(experiment: Experiment) -> None:
         )
     if not fits:
         raise ConfigError(f"algorithm: {config.algorithm} does not take {kind.name}")
+
+
+def marks_pixels(experiment: Experiment) -> bool:
+    """Whether the backbone has a feature for each pixel; traced, and not run."""
+
+    def features(x: Array) -> Array:
+        params = experiment.backbone.init(jax.random.key(0), x)
+        return experiment.backbone.apply(params, x, jnp.ones(len(x), bool))[0]
+
+    return len(jax.eval_shape(features, experiment.example_x).shape) == experiment.example_x.ndim
 
 
 def make_backbone(config: TrainConfig) -> Backbone:
