@@ -23,7 +23,7 @@ from medmeta_jax.evaluation import (
     sample_key,
     score_predictions,
 )
-from medmeta_jax.labels import MASKS, SEVERAL, VALUES, Kind
+from medmeta_jax.labels import OBJECTS, OF_ONE_WAY, OF_PIXELS, SEVERAL, VALUES, Kind
 from medmeta_jax.metrics.intervals import (
     Estimate,
     over_episodes,
@@ -95,7 +95,7 @@ def rows(task: Task, learner: MetaLearner, params: Params, untrained: Params) ->
     if task.kind is VALUES:
         yield support_mean(scores)
     else:
-        yield threshold(task) if task.kind is MASKS else raw_centroid(task)
+        yield threshold(task) if task.kind in OF_PIXELS else raw_centroid(task)
     if task.config.baselines == "all":
         yield from pretrained(task)
 
@@ -146,7 +146,7 @@ def threshold(task: Task) -> Row:
 def pretrained_by(kind: Kind) -> str:
     """The algorithm that pre-trains for all that use it, and by whose scores on meta-validation
     the best checkpoint is chosen: the cheapest to adapt that takes such labels."""
-    return "linear_probe" if kind is MASKS else "nearest_centroid"
+    return "linear_probe" if kind in OF_PIXELS else "nearest_centroid"
 
 
 def pretrained(task: Task) -> Iterator[Row]:
@@ -163,7 +163,7 @@ def pretrained(task: Task) -> Iterator[Row]:
 
     first = make(pretrained_by(task.kind))
     params = task.pretrain(first)
-    if task.kind is not MASKS:
+    if task.kind not in OF_PIXELS:
         yield Row("pretrained-centroid", first.norm, evaluate(first, params, task.test), {})
     yield tuned(
         task,
@@ -231,7 +231,7 @@ def patient_means(scores: Scores, groups: np.ndarray) -> np.ndarray:
 def over_subjects(scores: Scores, groups: np.ndarray | None) -> dict[str, Any] | None:
     """The main score by subject: the mean of their means, its interval, and "subjects", their
     number; None where queries are of no groups (`query_groups`), or of one alone."""
-    if groups is None:
+    if groups is None or scores.kind is OBJECTS:  # whose scores are of several images together
         return None
     means = patient_means(scores, groups)
     return {"subjects": len(means), **over_episodes(means)._asdict()} if len(means) > 1 else None
@@ -287,7 +287,7 @@ def task_facts(task: Task, data: str) -> dict[str, Any]:
     there, ways = np.asarray(places.query) >= 0, np.asarray(places.query_y)
     if task.kind is SEVERAL:  # 1 or 0 for each way
         each = (there[..., None] & (ways > 0)).sum(1)
-    elif task.kind in (VALUES, MASKS):  # of the one way there is
+    elif task.kind in OF_ONE_WAY:  # of the one way there is
         each = there.sum(1)[:, None]
     else:
         every = range(places.classes.shape[1])

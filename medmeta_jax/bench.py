@@ -120,7 +120,10 @@ def config_of(given: Any) -> TrainConfig:
     """The configuration of the command line's options; how large the network is, and how long it
     trains, the budget says."""
     base = configs.load(given.preset, None)
-    same = ("data", "also", "meta_val", "meta_test", "ways", "image_size", "norm")
+    same = (
+        "data", "also", "meta_val", "meta_test", "val_classes", "test_classes", "task", "backbone",
+        "ways", "image_size", "norm",
+    )  # fmt: skip
     asked = {name: getattr(given, name) for name in same}
     net = {name: value for name, value in base.net.items() if name != "width"}
     set_ = {name: value for name, value in asked.items() if value is not None}

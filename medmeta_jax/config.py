@@ -47,10 +47,18 @@ class TrainConfig:
     """Another data set to validate on, with all its classes, in place of a part of `data`."""
     meta_test: str | None = None
     """Another data set to be judged on, with all its classes, in place of a part of `data`."""
-    task: Literal["auto", "segmentation", "patient"] = "auto"
+    val_classes: tuple[str, ...] = ()
+    """Classes of `data` that are meta-validation's, in place of the rule that deals them out."""
+    test_classes: tuple[str, ...] = ()
+    """Classes of `data` that are meta-test's; those that are in neither list are meta-train's."""
+    task: Literal["auto", "segmentation", "detection", "patient"] = "auto"
     """What is learned: by "auto" what images are labelled by, classes, several labels or values;
-    "segmentation" is to mark the structures of their masks; "patient" takes patients as tasks, what
-    was seen earlier as support and what was later as query."""
+    "segmentation" is to mark the structures of their masks; "detection" is to find objects by their
+    boxes, a kind of them an episode, or where there are masks and no boxes their separate parts;
+    "patient" takes patients as tasks, what was seen earlier as support, and later as query."""
+    shrink: float = 0.5
+    """Of detection: an object is marked by an ellipse so much as wide and as high as its box, so
+    that neighbours stay apart."""
     modalities: tuple[str, ...] = ()
     """The images of these modalities of a patient are one, and its channels; some may be absent
     (backbone multimodal). Default: an image is of one."""
@@ -251,6 +259,10 @@ def check(config: TrainConfig) -> TrainConfig:
             "task: patient splits the patients of one data set; give it without also, split and "
             "rotate_classes"
         )
+    if config.val_classes or config.test_classes:
+        check_held_out(config)
+    if not 0 < config.shrink <= 1:
+        raise ConfigError(f"shrink: must be > 0 and <= 1, got {config.shrink}")
     if config.outer_lr <= 0:
         raise ConfigError(f"outer_lr: must be > 0, got {config.outer_lr}")
     share = config.meta_batch
@@ -278,10 +290,27 @@ def check_modalities(config: TrainConfig) -> None:
         raise ConfigError(f"modalities: must differ, got {' '.join(config.modalities)}")
     if config.modalities and config.stream == "always":
         raise ConfigError("stream: images of several modalities are put together in memory")
+    if config.modalities and config.task == "detection":
+        raise ConfigError("modalities: objects are found in images of one modality")
     if config.modalities and config.standardise:
         raise ConfigError("standardise: is of images of one modality")
     if "drop_modalities" in config.augment and not config.modalities:
         raise ConfigError("augment: drop_modalities takes channels away; name modalities")
+
+
+def check_held_out(config: TrainConfig) -> None:
+    """ConfigError where classes are named for a side that has its classes from elsewhere, or only
+    for one of two."""
+    if config.also or config.split is not None:
+        raise ConfigError(
+            "val_classes, test_classes: are of one data set without a split file; leave out "
+            f"{'also' if config.also else 'split'}"
+        )
+    for side in ("val", "test"):
+        named = getattr(config, f"{side}_classes")
+        if bool(named) == bool(getattr(config, f"meta_{side}")):
+            what = f"leave out it or meta_{side}" if named else "name one or more, as for the other"
+            raise ConfigError(f"{side}_classes: {what}")
 
 
 def filled(field: str, given: Mapping[str, Any], folder: str, kind: str) -> dict[str, Any]:

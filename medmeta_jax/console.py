@@ -10,7 +10,10 @@ from typing import Any, TextIO
 HEADINGS = {
     "f1": "F1", "auroc": "AUROC", "r2": "R²", "dice": "Dice", "iou": "IoU", "hd95": "HD95",
     "lesion_dice": "lesion Dice", "lesion_recall": "lesion recall",
+    "cpm": "CPM", "ap": "AP", "object_recall": "recall", "object_precision": "precision",
 }  # fmt: skip
+# What labels are where an episode is of one way, and what of them a bootstrap resamples.
+RESAMPLED = {"values": "values", "masks": "structures", "objects": "kinds of objects"}
 
 
 class Voice:
@@ -95,14 +98,13 @@ def footnote(summary: dict[str, Any]) -> str:
     row = summary["results"][0]
     main = row["columns"][0]
     low, high = row[f"{main}_over_classes"]
-    one = row["labels"] in ("values", "masks")
-    sets = {"masks": "structures"}.get(row["labels"], row["labels"])
-    over = [
-        f"Over resampled {sets}, {row['learner']}'s {heading(main)} lies in {100 * low:.1f} to "
-        f"{100 * high:.1f}."
-    ]
-    if low == high:  # of one, there is nothing to resample
-        over = []
+    one = row["labels"] in RESAMPLED
+    over = []
+    if low < high:  # of a single class there is nothing to resample
+        over.append(
+            f"Over resampled {RESAMPLED.get(row['labels'], row['labels'])}, {row['learner']}'s "
+            f"{heading(main)} lies in {100 * low:.1f} to {100 * high:.1f}."
+        )
     if subjects := row.get(f"{main}_over_subjects"):
         over.append(
             f"Over {subjects['subjects']} groups (patients), {row['learner']}'s {heading(main)} is "
@@ -120,6 +122,8 @@ def footnote(summary: dict[str, Any]) -> str:
     lines += patient_lines(summary.get("patients", {}), row["learner"])
     if row["labels"] == "masks":
         lines.append("HD95 is in hundredths of the image's diagonal; lower is better.")
+    if row["labels"] == "objects":
+        lines += object_lines(summary)
     if row["norm"] == "batch":
         lines.append(
             "Norm 'batch' takes its statistics from the query set (transductive): "
@@ -209,6 +213,24 @@ def value_lines(summary: dict[str, Any]) -> list[str]:
     ] + ([f"{summary['results'][0]['learner']} is off by {', '.join(own)}."] if own else [])
 
 
+def object_lines(summary: dict[str, Any]) -> list[str]:
+    """What the scores of objects are, and the interval of CPM over patients."""
+    lines = [
+        "An object is found where the middle of a part marked above a half lies in its box. CPM is "
+        "the mean sensitivity at 1/8 to 8 false positives an image, AP average precision; recall "
+        "and precision are of all parts."
+    ]
+    found = summary.get("objects")
+    if found:
+        low, high = (100 * end for end in found["over_groups"])
+        lines.append(
+            f"{summary['results'][0]['learner']}'s CPM of all images together is "
+            f"{100 * found['cpm']:.1f}, {low:.1f} to {high:.1f} when patients (or images, where "
+            "none are named) are resampled."
+        )
+    return lines
+
+
 def interval_lines(found: dict[str, Any]) -> list[str]:
     """How far the interval about a predicted value can be trusted."""
     if found["half_width"] is None:
@@ -251,7 +273,7 @@ def calibration_lines(summary: dict[str, Any]) -> list[str]:
 
 def queries_of(row: dict[str, Any]) -> str:
     """How many queries a class the episodes have, where some classes lack images for all."""
-    if row["labels"] in ("values", "masks"):
+    if row["labels"] in RESAMPLED:
         return f"{row['queries']} queries, {row['queries_mean']} on average"
     if "auroc" in row:
         return (

@@ -9,21 +9,23 @@ from typing import Any
 import numpy as np
 
 from medmeta_jax import overlays
-from medmeta_jax.baselines import GLOBAL, Row, patient_means
+from medmeta_jax.baselines import GLOBAL, Row, patient_means, places_of
 from medmeta_jax.evaluation import Predictions
 from medmeta_jax.experiment import Experiment
-from medmeta_jax.labels import MASKS, SEVERAL, VALUES, each_mask, guesses
+from medmeta_jax.labels import MASKS, OBJECTS, OF_ONE_WAY, SEVERAL, VALUES, each_mask, guesses
 from medmeta_jax.metrics.classification import confusion, pool_confusion, quadratic_kappa
+from medmeta_jax.metrics.objects import curve_over_groups
 from medmeta_jax.metrics.pooled import over_blocks
 from medmeta_jax.metrics.values import errors
 
 
 def details(experiment: Experiment, predictions: Predictions) -> dict[str, Any]:
-    """What follows from what the labels are: "confusion", "values" and "structures"."""
+    """What follows from what the labels are: "confusion", "values", "structures", "objects"."""
     return {
         "confusion": by_class(experiment, predictions),
         "values": by_value(experiment, predictions),
         "structures": by_structure(experiment, predictions),
+        "objects": by_object(experiment, predictions),
     }
 
 
@@ -79,9 +81,10 @@ def by_class(experiment: Experiment, predictions: Predictions) -> dict[str, Any]
     "classes", "counts" [true][predicted] and "absent", how many were taken for a way that their
     episode does not have; for grades "quadratic_kappa" too.
 
-    Empty where images have several labels, values or masks, which are not taken for one another.
+    Empty where images have several labels, values, masks or objects, which are not taken for one
+    another.
     """
-    if experiment.kind in (SEVERAL, VALUES, MASKS):
+    if experiment.kind in (SEVERAL, *OF_ONE_WAY):
         return {}
     labels = np.asarray(experiment.split.pools["test"].labels)
     order = np.argsort(labels)
@@ -104,6 +107,16 @@ def by_class(experiment: Experiment, predictions: Predictions) -> dict[str, Any]
         kappa = over_blocks(lambda *some: {"kappa": quadratic_kappa(table(*some))}, *arrays)
         found["quadratic_kappa"] = kappa["kappa"]._asdict()
     return found
+
+
+def by_object(experiment: Experiment, predictions: Predictions) -> dict[str, Any]:
+    """Where objects are found, the FROC curve over all meta-test images together, with its interval
+    when patients are resampled (`metrics/objects.curve_over_groups`); else empty."""
+    if experiment.kind is not OBJECTS:
+        return {}
+    matched, _, mask, _ = experiment.kind.read(*predictions)
+    images = np.asarray(places_of(experiment.test, experiment.spec).query)
+    return curve_over_groups(matched, mask, np.asarray(experiment.test.pool.group)[images])
 
 
 def shown(experiment: Experiment, predictions: Predictions) -> list[overlays.Shown]:

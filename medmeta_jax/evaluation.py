@@ -24,8 +24,8 @@ BLOCK = 25
 class Predictions(NamedTuple):
     """Query predictions of a list of episodes, on the host.
 
-    logits: [E, n, ways]; y: [E, n], or [E, n, ways] of several labels, or [E, n] float of values;
-    mask: [E, n]; classes: [E, ways], the pool's labels.
+    logits: [E, n, ways]; y: [E, n], or [E, n, ways] of several labels, or [E, n] float of values,
+    or [E, n, M, 2, axes] float of objects; mask: [E, n]; classes: [E, ways], the pool's labels.
     """
 
     logits: np.ndarray
@@ -75,7 +75,8 @@ def compiled(family: Family, sampler: Any, mesh: Mesh | None) -> Any:
             adapted = learner.adapt(params, episode.support, jax.random.split(key)[1], steps)
             query: Examples = episode.query
             logits = learner.predict(adapted, query.x, query.mask)
-            return logits, query.y, query.mask, episode.classes
+            truth = query.y if episode.truth is None else episode.truth
+            return logits, truth, query.mask, episode.classes
 
         chunk = parallel.default_chunk(keys.shape[0])
         return jax.lax.map(one, keys, batch_size=chunk if chunk > 1 else None)
@@ -144,7 +145,7 @@ class Scores(NamedTuple):
 
     def pooled(self) -> dict[str, Estimate]:
         """The scores of all predictions together, with their intervals."""
-        return over_blocks(self.kind.pooled, *self.predictions)
+        return over_blocks(self.kind.pooled, *self.kind.read(*self.predictions))
 
 
 def score_predictions(predictions: Predictions) -> Scores:
@@ -154,9 +155,9 @@ def score_predictions(predictions: Predictions) -> Scores:
     A prediction that is not finite (an adaptation that diverged) counts as wrong.
     """
     kind = kind_of(predictions.y)
-    logits, y, mask, _ = predictions
-    by_classes = over_classes(*kind.each(*predictions))
-    return Scores(kind, kind.by_episode(logits, y, mask), by_classes, predictions)
+    read = kind.read(*predictions)
+    by_classes = over_classes(*kind.each(*read))
+    return Scores(kind, kind.by_episode(*read[:3]), by_classes, predictions)
 
 
 def evaluate(

@@ -25,7 +25,7 @@ from medmeta_jax.data.pool import Pool, one_image, pool_hash
 from medmeta_jax.data.splits import SIDES, Split
 from medmeta_jax.evaluation import FixedEpisodes
 from medmeta_jax.feed import Feed, Resident
-from medmeta_jax.labels import MASKS, SEVERAL, VALUES, Kind, kind_of_pool
+from medmeta_jax.labels import OF_ONE_WAY, OF_PIXELS, SEVERAL, VALUES, Kind, kind_of_pool
 from medmeta_jax.meta_gradient import EpisodeLoss
 from medmeta_jax.mldg import mldg
 from medmeta_jax.objectives import Objective, cvar, tr_maml
@@ -126,10 +126,13 @@ def check_fits(experiment: Experiment) -> None:
         y, logits = jax.eval_shape(predicted, one_image(experiment.split.pools["train"]))
         fits = logits.shape[:-1] == (y.shape[:-1] if kind is SEVERAL else y.shape)
     except ValueError as error:
-        raise ConfigError(f"algorithm: {config.algorithm}: {error}") from None
+        # What JAX says of a loss over pixels and no logit for each is of no help.
+        if kind not in OF_PIXELS or marks_pixels(experiment):
+            raise ConfigError(f"algorithm: {config.algorithm}: {error}") from None
+        fits = False
     except TypeError:
         fits = False
-    if not fits and kind is MASKS and not marks_pixels(experiment):
+    if not fits and kind in OF_PIXELS and not marks_pixels(experiment):
         raise ConfigError(
             f"backbone: {config.algorithm} over {config.backbone} has no prediction for each pixel "
             "of a mask; take a backbone that has, such as unet"
@@ -139,14 +142,13 @@ def check_fits(experiment: Experiment) -> None:
 
 
 def marks_pixels(experiment: Experiment) -> bool:
-    """Whether the backbone has features for each pixel."""
-    init, apply, _ = experiment.backbone
+    """Whether the backbone has a feature for each pixel; traced, and not run."""
 
     def features(x: Array) -> Array:
-        return apply(init(jax.random.key(0), x), x, jnp.ones(x.shape[0], jnp.bool_))[0]
+        params = experiment.backbone.init(jax.random.key(0), x)
+        return experiment.backbone.apply(params, x, jnp.ones(len(x), bool))[0]
 
-    found = jax.eval_shape(features, experiment.example_x)
-    return found.shape[:-1] == experiment.example_x.shape[:-1]
+    return len(jax.eval_shape(features, experiment.example_x).shape) == experiment.example_x.ndim
 
 
 def make_backbone(config: TrainConfig) -> Backbone:
@@ -242,7 +244,7 @@ def build(config: TrainConfig) -> Experiment:
             f"{kind.name}; take 'some'"
         )
     # Of a mask the two are what is not marked, and what is.
-    outputs = 2 if kind is MASKS else bounds(spec.ways)[1]
+    outputs = 2 if kind in OF_PIXELS else bounds(spec.ways)[1]
     try:
         of_training = dataclasses.replace(spec, rotate=config.rotate_classes)
     except ValueError as error:
@@ -286,7 +288,7 @@ def build(config: TrainConfig) -> Experiment:
         mesh=mesh,
         weights=start,
     )
-    if kind in (VALUES, MASKS):
+    if kind in OF_ONE_WAY:
         check_fits(made)
     return made
 

@@ -1,7 +1,8 @@
 """What a label is, as a value: the loss, the scores and the columns of a table follow from it.
 
 Told by the labels alone: y [n] int is a class, [n, ways] int are several labels, [n] float is
-something that was measured, [n, *spatial] int marks a structure.
+something that was measured, [n, *spatial] int marks a structure, and [n, M, 2, axes] float are the
+corners of objects, which are learned as marks and told apart when they are judged.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from medmeta_jax.losses import (
 from medmeta_jax.metrics.classification import confusion, episode_scores
 from medmeta_jax.metrics.intervals import episode_means
 from medmeta_jax.metrics.multi_label import label_scores, pooled_label_scores, sigmoid
+from medmeta_jax.metrics.objects import match_images, object_scores, pooled_object_scores
 from medmeta_jax.metrics.pooled import pooled_scores, softmax
 from medmeta_jax.metrics.segmentation import (
     each_image,
@@ -35,6 +37,11 @@ from medmeta_jax.metrics.segmentation import (
 )
 from medmeta_jax.metrics.values import errors, pooled_value_scores, value_scores
 from medmeta_jax.types import Array, Loss
+
+
+def as_they_are(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    """What is scored is what was predicted."""
+    return arrays
 
 
 class Kind(NamedTuple):
@@ -48,6 +55,9 @@ class Kind(NamedTuple):
         [N], and the class that it is of [N].
     by_episode: (logits, y, mask) -> scores [E] by name.
     pooled: (logits, y, mask, classes) -> scores of all predictions together, by name.
+    read: logits, y, mask, classes -> what the three above are of in their place; the same four, or
+        with what was found in place of logits.
+    score_is: what `score` is called, where that is not the first of the columns.
     """
 
     name: str
@@ -58,6 +68,13 @@ class Kind(NamedTuple):
     each: Callable[..., tuple[np.ndarray, np.ndarray]]
     by_episode: Callable[..., dict[str, np.ndarray]]
     pooled: Callable[..., dict[str, float]]
+    read: Callable[..., tuple[Any, ...]] = as_they_are
+    score_is: str = ""
+
+    @property
+    def in_training(self) -> str:
+        """The name of the score of a training step."""
+        return self.score_is or self.columns[0]
 
 
 def guesses(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -151,6 +168,27 @@ MASKS = Kind(
 )  # fmt: skip
 
 
+def matched_objects(*arrays: np.ndarray) -> tuple[Any, ...]:
+    """Predictions with what each image's candidates find in place of logits."""
+    logits, boxes, mask, classes = arrays
+    return match_images(logits, boxes, mask), boxes, mask, classes
+
+
+def each_episode(*arrays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The CPM of each episode, since a curve is of several images, and its kind of object."""
+    matched, boxes, mask, classes = arrays
+    return object_scores(matched, boxes, mask)["cpm"], classes[:, 0]
+
+
+OBJECTS = Kind(
+    "objects", dice_and_cross_entropy, dice, ("cpm", "ap", "object_recall", "object_precision"),
+    "cpm", each_episode, object_scores, pooled_object_scores, matched_objects, "dice",
+)  # fmt: skip
+
+OF_PIXELS = (MASKS, OBJECTS)  # a learner predicts two logits a pixel
+OF_ONE_WAY = (VALUES, *OF_PIXELS)  # an episode is of one value, structure or kind of object
+
+
 def kind_of(y: np.ndarray) -> Kind:
     """What the labels of episodes [E, n, ...] are.
 
@@ -158,7 +196,7 @@ def kind_of(y: np.ndarray) -> Kind:
     ('classes', 'values')
     """
     if y.dtype.kind == "f":
-        return VALUES
+        return VALUES if y.ndim == 2 else OBJECTS
     if y.ndim > 3:
         return MASKS
     return SEVERAL if y.ndim == 3 else CLASSES
@@ -166,6 +204,8 @@ def kind_of(y: np.ndarray) -> Kind:
 
 def kind_of_pool(pool: Any, *, ordered: bool = False) -> Kind:
     """What the labels of a pool's images are; `ordered` says that classes are grades."""
+    if pool.boxes is not None:
+        return OBJECTS
     if pool.masks is not None:
         return MASKS
     if pool.values is not None:

@@ -37,6 +37,14 @@ class BenchMethods:
     """As in train."""
     meta_test: str | None = None
     """As in train."""
+    val_classes: tuple[str, ...] = ()
+    """As in train."""
+    test_classes: tuple[str, ...] = ()
+    """As in train."""
+    task: Literal["auto", "segmentation", "detection", "patient"] | None = None
+    """As in train."""
+    backbone: str | None = None
+    """As in train, with the budget's channels; segmentation and detection take unet."""
     methods: tuple[str, ...] = ("all",)
     """Algorithms, "scratch", "raw_centroid", "threshold" (of masks), or "all" that take what the
     labels are. Differences are from maml, or else from the first."""

@@ -129,7 +129,7 @@ def record_of(report: train.Report, experiment: Experiment) -> dict[str, Any]:
     return {
         "step": report.step,
         "loss": float(report.metrics.loss.mean()),
-        kind.columns[0]: float(report.metrics.score.mean()),
+        kind.in_training: float(report.metrics.score.mean()),
         "grad_norm": float(report.metrics.grad_norm.mean()),
         f"valid_{kind.chosen_by}": report.valid,
         "episodes_per_s": steps * experiment.config.meta_batch / report.seconds,

@@ -9,13 +9,13 @@ import numpy as np
 
 from medmeta_jax import registry
 from medmeta_jax.config import ConfigError, TrainConfig
-from medmeta_jax.data import prepared, sources, split_file
+from medmeta_jax.data import objects, prepared, sources, split_file
 from medmeta_jax.data.episodes import EpisodeSpec
 from medmeta_jax.data.feasible import check_pool
 from medmeta_jax.data.patients import by_patient
 from medmeta_jax.data.pool import of_one_way
 from medmeta_jax.data.samples import DataError, Samples
-from medmeta_jax.data.splits import SIDES, Split, make_split
+from medmeta_jax.data.splits import SIDES, Split, held_out, make_split
 from medmeta_jax.data.structures import structures
 
 RESIDENT_SHARE = 0.25  # of a device's memory, that images may take; the rest is for programs
@@ -26,9 +26,11 @@ def load_split(config: TrainConfig) -> Split:
     the images of prepared folders are left in their files."""
 
     def load(source: str, *, every_side: bool = True) -> Samples:
+        how: dict[str, Any] = {"image_size": config.image_size, "on_error": config.on_error}
+        if config.task == "detection":
+            return objects.load(source, **how, shrink=config.shrink)
         stays = config.stream == "always" and is_prepared(source)
         masks = config.task == "segmentation"
-        how: dict[str, Any] = {"image_size": config.image_size, "on_error": config.on_error}
         if stays:
             found = prepared.open_samples(source, **how, masks=masks)
         else:
@@ -44,6 +46,9 @@ def load_split(config: TrainConfig) -> Split:
 
     others = {"val": config.meta_val, "test": config.meta_test}
     parts = {name: load(source) for name, source in domain_names(config).items()}
+    if config.val_classes or config.test_classes:
+        (name,) = parts
+        parts[name] = held_out(parts[name], config.val_classes, config.test_classes)
     given = None
     if config.split is not None:
         given = split_file.read(Path(config.split), *parts.values()).sides
@@ -75,6 +80,10 @@ def streamed(config: TrainConfig, room: int) -> bool:
 
     Raises ConfigError where they have to, and do not come from prepared folders.
     """
+    if config.task == "detection":
+        if config.stream == "always":
+            raise ConfigError("stream: 'always' is not for detection, whose boxes stay in memory")
+        return False
     if config.stream == "never" or config.modalities:
         return False
     trained_on = (config.data, *config.also)

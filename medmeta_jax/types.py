@@ -37,12 +37,15 @@ class Episode(NamedTuple):
 
     classes: [ways] int32, the pool's own label of each way, -1 where a way is absent.
     domain: int32, where the task comes from, for objectives over domains; or not known.
+    truth: what the query is judged by, where that is not its y: of objects [n, M, 2, axes] float32,
+        the corners of each, NaN beyond an image's own.
     """
 
     support: Examples
     query: Examples
     classes: Array
     domain: Array | None = None
+    truth: Array | None = None
 
 
 class Backbone(NamedTuple):

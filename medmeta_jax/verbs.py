@@ -212,7 +212,7 @@ def side_by_side(chunk: int) -> str:
 
 def train_loop(experiment: Experiment, step: Any, run: Run, resume: bool, stop: Stop) -> None:
     """Train with a bar on a terminal, and a line at each meta-validation."""
-    config, main = experiment.config, experiment.kind.columns[0]
+    config, main = experiment.config, experiment.kind.in_training
     reports = running.train_run(experiment, step, run, resume=resume, told_to_stop=stop)
     try:
         with console.bar("training", config.meta_steps) as advance:

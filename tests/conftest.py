@@ -25,6 +25,7 @@ os.environ.setdefault(
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 from platformdirs import user_cache_dir
 
 from medmeta_jax import registry
@@ -137,6 +138,30 @@ def write_toy(path: Path) -> Path:
     images = rng.integers(0, 200, (9, 8, 8))[labels] + rng.integers(0, 55, (108, 8, 8))
     np.savez(path, images=images.astype(np.uint8), labels=labels)
     return path
+
+
+def write_cells(where: Path, count: int = 18) -> Path:
+    """A Pascal VOC folder of pictures of 24 x 16 pixels, each with a bright square of 6 ("wbc"),
+    two dark ones of 4 ("rbc") and a bright dot of 2 ("platelet"), apart from one another."""
+    rng = np.random.default_rng(0)
+    kinds = (("wbc", 6, 250), ("rbc", 4, 10), ("rbc", 4, 10), ("platelet", 2, 250))
+    for name in ("JPEGImages", "Annotations"):
+        (where / name).mkdir(parents=True)
+    for i in range(count):
+        pixels, objects = rng.integers(90, 140, (16, 24), np.uint8), ""
+        cells = rng.permutation(6)[: len(kinds)]  # of 8 x 8 pixels, two rows of three
+        for (label, size, value), cell in zip(kinds, cells, strict=True):
+            y, x = np.asarray([cell // 3, cell % 3]) * 8 + rng.integers(0, 8 - size, 2)
+            pixels[y : y + size, x : x + size] = value
+            corners = zip(
+                ("xmin", "ymin", "xmax", "ymax"), (x + 1, y + 1, x + size, y + size), strict=True
+            )
+            box = "".join(f"<{key}>{place}</{key}>" for key, place in corners)
+            objects += f"<object><name>{label}</name><bndbox>{box}</bndbox></object>"
+        text = f"<annotation>{objects}</annotation>"
+        (where / "Annotations" / f"{i:02d}.xml").write_text(text, encoding="utf-8")
+        Image.fromarray(pixels).save(where / "JPEGImages" / f"{i:02d}.png")
+    return where
 
 
 def tiny_backbone(norm: str = "batch") -> Backbone:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from medmeta_jax import cli, registry
 
-from .conftest import write_toy
+from .conftest import write_cells, write_toy
 
 TINY = [
     "--net.width", "4", "--net.depth", "2", "--image-size", "8", "--hyper.steps", "1",
@@ -349,6 +349,44 @@ def test_data_prepare_then_train(medmeta, archive: Path, tmp_path: Path) -> None
     assert_refused(medmeta("train", *ways[0], "--stream", "always"), 2, "needs folders by `medmeta")
     for name in ("episodes_hash", "accuracy"):
         assert raw[name] == prepared[name]
+
+
+def test_detection_from_boxes_to_a_table(medmeta, archive: Path, tmp_path: Path) -> None:
+    """Trained, judged again, and refused where there is nothing to find."""
+    data = write_cells(tmp_path / "smears")
+    options = ("--preset", "detection", "--val-classes", "platelet", "--test-classes", "wbc",
+               "--image-size", "24", "--algorithm", "panet", "--net.width", "4", "--net.depth", "2",
+               "--meta-steps", "2", "--meta-batch", "2", "--val-episodes", "4", "--queries", "2",
+               "--test-episodes", "6", "--augment", "flip", "--baselines", "none")  # fmt: skip
+    done = medmeta("train", "--data", data, *options, "--json")
+    assert done.returncode == 0, done.stderr
+    assert "meta-train 1 classes 12 images" in done.stderr
+    summary = json.loads(done.stdout)
+    (row,) = summary["results"]
+    assert (row["labels"], row["ways"], row["columns"][:2]) == ("objects", 1, ["cpm", "ap"])
+    assert summary["objects"]["cpm"] == pytest.approx(row["pooled"]["cpm"]["mean"])
+    assert "CPM of all images together is" in done.stderr
+    assert "Over resampled" not in done.stderr  # of one kind there is nothing to resample
+    run = only_run(tmp_path)
+    (line,) = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert {"dice", "valid_cpm"} <= line.keys()
+    again = json.loads(medmeta("eval", run, "--json", "--baselines", "none").stdout)
+    assert again["results"][0]["cpm"] == row["cpm"]
+    assert again["objects"] == summary["objects"]
+    assert_refused(medmeta("train", "--data", archive, *options), 3, "neither boxes nor masks")
+
+
+@pytest.mark.slow
+def test_methods_of_detection_side_by_side(medmeta, tmp_path: Path) -> None:
+    data = write_cells(tmp_path / "smears")
+    done = medmeta("bench", "methods", "--data", data, "--task", "detection", "--backbone", "unet",
+                   "--val-classes", "platelet", "--test-classes", "wbc", "--image-size", "24",
+                   "--shots", "1", "--methods", "panet", "threshold", "--json",
+                   "--out", tmp_path / "out")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = {row["learner"]: row for row in json.loads(done.stdout)["results"]}
+    assert rows.keys() == {"panet", "threshold"}
+    assert rows["threshold"]["object_recall"]["mean"] == 1
 
 
 @pytest.mark.slow

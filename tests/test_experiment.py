@@ -27,10 +27,10 @@ from medmeta_jax.data import folder
 from medmeta_jax.data.samples import DataError
 from medmeta_jax.evaluation import Predictions, evaluate, sample_key
 from medmeta_jax.experiment import Experiment
-from medmeta_jax.labels import CLASSES, SEVERAL, VALUES
+from medmeta_jax.labels import CLASSES, MASKS, OBJECTS, SEVERAL, VALUES
 from medmeta_jax.metrics import multi_label
 
-from .conftest import write_toy
+from .conftest import write_cells, write_toy
 
 CONFIG = TrainConfig(
     image_size=8, hyper={"steps": 1}, net={"width": 4, "depth": 2}, meta_steps=40, meta_batch=2,
@@ -366,3 +366,82 @@ def test_what_values_cannot_be_is_refused(tmp_path: Path, changes: dict, says: s
     config = dataclasses.replace(CONFIG, data=measured_images(tmp_path), **changes)
     with pytest.raises(ConfigError, match=says):
         experiments.build(config)
+
+
+OF_CELLS = dataclasses.replace(
+    CONFIG, task="detection", backbone="unet", net={"width": 4, "depth": 2},
+    image_size=24, algorithm="panet", hyper={}, augment=(),
+    val_classes=("platelet",), test_classes=("wbc",), meta_steps=20,
+)  # fmt: skip
+
+
+def test_objects_from_end_to_end(tmp_path: Path) -> None:
+    """Trained on dark cells, chosen by CPM, judged on bright ones of other images by boxes."""
+    made = experiments.build(dataclasses.replace(OF_CELLS, data=str(write_cells(tmp_path / "s"))))
+    assert made.kind is OBJECTS
+    assert made.outputs == 2
+    assert made.split.classes == {"train": ("rbc",), "val": ("platelet",), "test": ("wbc",)}
+    step = running.compile_step(made, made.training).step
+    params = running.fit_quietly(made, step).best_params
+    rows = {row.learner: row for row in running.judge(made, params)}
+    assert list(rows) == ["panet", "panet-untrained", "scratch", "threshold"]
+    own = rows["threshold"].scores
+    # What is brightest is the cell and the platelet: one false positive an image that ranks alike.
+    assert own.estimate("object_recall").mean == 1
+    assert own.estimate("object_precision").mean == pytest.approx(0.5, abs=0.1)
+    boxes = own.predictions.y
+    assert boxes.shape[2:] == (4, 2, 2)
+    assert (~np.isnan(boxes).any((3, 4))).sum(2).tolist() == [[1, 1]] * 8
+    facts = running.facts(made, running.task_of(made))
+    assert (facts["ways"], facts["labels"], facts["columns"][0]) == (1, "objects", "cpm")
+    found = baselines.result(rows["scratch"], rows["panet"], facts)
+    assert {"minus_panet", "ap", "object_recall", "object_precision"} <= found.keys()
+    assert found["pooled"].keys() >= {"cpm", "ap", "false_positives"}
+    curve = details.by_object(made, own.predictions)
+    assert curve["cpm"] == own.pooled()["cpm"].mean
+    low, high = curve["over_groups"]
+    assert low <= curve["cpm"] <= high
+    assert uncertainty.of_run(made, params, own.predictions) == {}
+    assert running.by_class(made, own.predictions) == {}
+    assert details.by_object(made._replace(kind=MASKS), own.predictions) == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"backbone": "conv4", "net": {}, "algorithm": "maml", "hyper": {}},
+            "a backbone that has,",
+        ),
+        ({"algorithm": "protonet", "hyper": {}}, "protonet over unet has no prediction for each"),
+        ({"baselines": "all"}, "these images have objects; take 'some'"),
+        ({"ways": 2}, "ways: images have objects, of which an episode is of one"),
+        ({"stream": "always"}, "stream: 'always' is not for task detection"),
+        ({"shrink": 0.0}, "shrink: must be > 0 and <= 1, got 0"),
+        ({"val_classes": ()}, "val_classes: name one or more, as for the other"),
+        ({"meta_test": "x"}, "test_classes: leave out it or meta_test"),
+        ({"also": ("x",)}, "val_classes, test_classes: are of one data set without a split"),
+        ({"split": "x"}, "leave out split"),
+    ],
+)
+def test_what_objects_cannot_be_is_refused(tmp_path: Path, changes: dict, says: str) -> None:
+    given = dataclasses.replace(OF_CELLS, data=str(write_cells(tmp_path / "s")))
+    with pytest.raises(ConfigError, match=says):
+        experiments.build(dataclasses.replace(given, **changes))
+
+
+def test_classes_may_be_held_out_by_name(tmp_path: Path) -> None:
+    path = write_toy(tmp_path / "toy.npz")
+    config = dataclasses.replace(
+        CONFIG,
+        data=str(path),
+        ways=2,
+        val_classes=("class0", "class3"),
+        test_classes=("class8", "class1"),
+    )
+    made = experiments.build(config)
+    assert made.split.classes == {
+        "train": ("class2", "class4", "class5", "class6", "class7"),
+        "val": ("class0", "class3"), "test": ("class8", "class1"),
+    }  # fmt: skip
+    assert drawn_classes(made, "test") == {"class1", "class8"}

@@ -26,7 +26,8 @@ class EpisodeSpec:
     """What an episode looks like.
 
     ways, shots: a number, or (lowest, highest) drawn anew each episode. One way is for values
-        and masks: an episode is of one thing that was measured, or one structure.
+        and masks: an episode is of one thing that was measured, one structure, or one kind of
+        object.
     queries: query images a class; `ways * queries` in all.
     disjoint: support and query share no "image", or no "group" (and so no image); by "time" a
         class's support is its earliest images, and all queries are later than all of the support.
@@ -246,12 +247,18 @@ def gather(pool: Pool, indices: Indices, *, rotate: bool = False) -> Episode:
             x = jnp.where(there, x, jnp.nan)
         return Examples(select(x, mask), select(y, mask), mask)
 
+    truth = None
+    if pool.boxes is not None and pool.kinds is not None and pool.marks is not None:
+        index = indices.query
+        own = (pool.kinds[index] == pool.marks[indices.classes[0]]) & (index >= 0)[:, None]
+        truth = jnp.where(own[..., None, None], pool.boxes[index], jnp.nan)
     classes = jnp.where(indices.classes >= 0, pool.labels[indices.classes % count], -1)
     return Episode(
         side(indices.support, indices.support_y),
         side(indices.query, indices.query_y),
         classes,
         pool.domain[indices.classes[0] % count],
+        truth,
     )
 
 

@@ -31,9 +31,10 @@ import numpy as np
 from medmeta_jax.data._tables import by_stem, check_option, first_names, read_table
 from medmeta_jax.data.folder import IMAGE_SUFFIXES
 from medmeta_jax.data.measured import VALUES
-from medmeta_jax.data.records import TEXT_NAMES, TEXT_SUFFIXES, Catalogue, Record, Unit
+from medmeta_jax.data.records import TEXT_NAMES, TEXT_SUFFIXES, Box, Catalogue, Record, Unit
 from medmeta_jax.data.samples import DataError, open_image, read_image
 
+WHOLE = {"boxes": True}
 BUSI_CLASSES = {"benign", "malignant", "normal"}
 BEHIND = re.compile(r"(.+?)(_mask(_\d+)?|_manual1|_1stHO)", re.IGNORECASE)
 PASSED_OVER = {"thumbs.db", "desktop.ini"}
@@ -68,7 +69,9 @@ def recognises(source: str) -> bool:
         return False
 
 
-def catalogue(source: str, *, instances: str = "merge", label: str = "class") -> Catalogue:
+def catalogue(
+    source: str, *, instances: str = "merge", label: str = "class", boxes: bool = False
+) -> Catalogue:
     """The images, a unit each. Raises DataError naming what is wrong.
 
     Args:
@@ -76,6 +79,7 @@ def catalogue(source: str, *, instances: str = "merge", label: str = "class") ->
         one, so that they can no longer be told apart; "keep": their numbers, which must then be
         255 or lower.
       label: what an image is labelled by: its "class", or what is "measured" on its masks.
+      boxes: whether an image has a box for each numbered instance, of the class that it has itself.
     """
     check_option("instances", instances, ("merge", "keep"))
     check_option("label", label, ("class", "measured"))
@@ -87,7 +91,12 @@ def catalogue(source: str, *, instances: str = "merge", label: str = "class") ->
         Unit(
             pair.image.relative_to(root).as_posix(),
             functools.partial(
-                read, pair, "us" if busi else None, merge=merge, measured=label == "measured"
+                read,
+                pair,
+                "us" if busi else None,
+                merge=merge,
+                measured=label == "measured",
+                boxes=boxes,
             ),
         )
         for pair in pairs
@@ -96,12 +105,14 @@ def catalogue(source: str, *, instances: str = "merge", label: str = "class") ->
     return Catalogue(units, f"{about}, breast ultrasound, patients not known" if busi else about)
 
 
-def read(pair: Pair, modality: str | None, *, merge: bool, measured: bool) -> list[Record]:
+def read(
+    pair: Pair, modality: str | None, *, merge: bool, measured: bool, boxes: bool
+) -> list[Record]:
     """One image and its masks, united."""
     image = read_image(pair.image)
     height, width = image.shape[:2]
     united = np.zeros((height, width), np.uint8)
-    objects = 0
+    objects, found = 0, []
     for path in pair.masks:
         stored = read_mask(path)
         mask = as_bytes(path, stored, merge=merge)
@@ -113,9 +124,25 @@ def read(pair: Pair, modality: str | None, *, merge: bool, measured: bool) -> li
                 f"{width} x {height}; they must agree"
             )
         united = np.maximum(united, mask)
+        found += boxes_of(stored, pair.label) if boxes else []
     values = {"area": float((united > 0).mean()), "objects": float(objects)}
     label = values if measured else pair.label
-    return [Record(image, label, group=pair.group, modality=modality, mask=united)]
+    own = tuple(found)
+    return [Record(image, label, group=pair.group, modality=modality, mask=united, boxes=own)]
+
+
+def boxes_of(stored: np.ndarray, label: str) -> list[Box]:
+    """The box of each numbered instance; none of 8 bits, which number none.
+
+    >>> boxes_of(np.array([[3, 3, 9]], np.uint16), "cell")[1]
+    Box(x0=2, y0=0, x1=3, y1=1, label='cell')
+    """
+    from scipy.ndimage import find_objects
+
+    if stored.dtype == np.uint8:
+        return []
+    sides = [box for box in find_objects(stored.astype(np.int32)) if box is not None]
+    return [Box(x.start, y.start, x.stop, y.stop, label) for y, x in sides]
 
 
 def count_objects(stored: np.ndarray) -> int:

@@ -50,6 +50,9 @@ class Pool(NamedTuple):
     present: [N, C] bool, which modalities an image has, where channels are that; else None. What it
         lacks is NaN in an episode.
     time: [N] float32, when an image was taken, where that is known; else None.
+    boxes: [N, M, 2, axes] float32, where classes are kinds of objects, which masks mark: the
+        corners of each in pixels, NaN beyond an image's own; else None.
+    kinds: [N, M] uint8, the value of each object in the masks; else None.
     mixing: [domains] float32: how often an episode comes from each, where it comes from one.
     shift, scale: [C] float32: an episode's x is (uint8 / 255 - shift) * scale.
 
@@ -76,13 +79,17 @@ class Pool(NamedTuple):
     marks: Array | None = None
     present: Array | None = None
     time: Array | None = None
+    boxes: Array | None = None
+    kinds: Array | None = None
     drawn: Drawn | None = None
     identity: Array | None = None
 
 
 def of_one_way(pool: Pool) -> str:
-    """What a pool's images have where an episode is of one way alone: "values", "masks", or ""."""
-    return "values" if pool.values is not None else "masks" if pool.masks is not None else ""
+    """What a pool's images have where an episode is of one way alone: "values", "masks", "objects",
+    or ""."""
+    known = {"values": pool.values, "objects": pool.boxes, "masks": pool.masks}
+    return next((name for name, own in known.items() if own is not None), "")
 
 
 def one_image(pool: Pool) -> Pool:
@@ -149,12 +156,12 @@ def hash_of(images: np.ndarray | StoredImages, masks: Any, pool: Pool) -> str:
             digest.update(np.ascontiguousarray(part).tobytes())
 
     add(images.shape, chunks(images))
-    for part in (pool.rows, pool.labels, pool.group, pool.shown, pool.values, pool.present):
+    if pool.masks is not None:
+        add((len(masks), *pool.masks.shape[1:]), chunks(masks))
+    more = (pool.shown, pool.values, pool.marks, pool.boxes, pool.kinds, pool.present)
+    for part in (pool.rows, pool.labels, pool.group, *more):
         if part is not None:
             add(part.shape, [np.asarray(part)])
-    if pool.masks is not None and pool.marks is not None:
-        add((len(masks), *pool.masks.shape[1:]), chunks(masks))
-        add(pool.marks.shape, [np.asarray(pool.marks)])
     return digest.hexdigest()[:16]
 
 
@@ -240,10 +247,13 @@ def several_labels(
     columns = [samples.class_names.index(name) for name in classes]
     labels = samples.labels[used][:, columns]
     if samples.masks is not None and samples.marks is not None:
-        own, masks = samples.marks[columns], samples.masks[used]
+        masks = samples.masks[used]
         if isinstance(masks, StoredImages):
             masks = np.zeros((0, *masks.shape[1:-1]), np.uint8)
-        return {"masks": jnp.asarray(masks), "marks": jnp.asarray(own)}
+        found = {"masks": masks, "marks": samples.marks[columns]}
+        if samples.boxes is not None and samples.kinds is not None:
+            found |= {"boxes": samples.boxes[used], "kinds": samples.kinds[used]}
+        return {name: jnp.asarray(column) for name, column in found.items()}
     if has_values(samples):
         spread = np.nanstd(labels.astype(np.float64), axis=0)
         flat = [name for name, one in zip(classes, spread, strict=True) if not one > 0]

@@ -124,6 +124,19 @@ def load_samples(
 
     reads = list(read_units(catalogue, small, on_error=on_error))
     records, skipped = all_of(reads)
+    return in_memory(catalogue, records, skipped, masks=masks, modalities=modalities)
+
+
+def in_memory(
+    catalogue: Catalogue,
+    records: list[Record],
+    skipped: tuple[Skipped, ...],
+    *,
+    masks: bool = False,
+    modalities: tuple[str, ...] = (),
+) -> Samples:
+    """The samples of records that were read, whose images are of one size; see `load_samples`
+    (DataError)."""
     require_one_rank((record.name, record.image.ndim) for record in records)
     present = None
     if modalities:
@@ -139,8 +152,8 @@ def load_samples(
     return found._replace(masks=np.stack(masks_of(records, catalogue))) if masks else found
 
 
-def all_of(reads: list[Read]) -> tuple[list[Record], tuple[Skipped, ...]]:
-    """The records of all units, and the units that could not be read."""
+def all_of(reads: list[Read]) -> tuple[list[Any], tuple[Skipped, ...]]:
+    """What was kept of the records of all units, and the units that could not be read."""
     records = [record for read in reads for record in read.records]
     return records, tuple(Skipped(read.unit.name, read.problem) for read in reads if read.problem)
 

@@ -59,6 +59,10 @@ class Samples(NamedTuple):
     marks: [classes] uint8, the value of each class in the masks, 0 for any but 0; else None.
     present: [N, C] bool, which modalities an image has, where its channels are that; else None.
     times: [N] float32, when an image was taken, in whatever unit; or None.
+    boxes: [N, M, 2, axes] float32, where it is to find objects, which masks then only mark: the
+        first corner and the last of each, in pixels, NaN beyond an image's own
+        (`data/objects.py`); else None.
+    kinds: [N, M] uint8, the value of each object in the masks, 0 beyond an image's own; else None.
     """
 
     images: np.ndarray | StoredImages
@@ -75,6 +79,8 @@ class Samples(NamedTuple):
     marks: np.ndarray | None = None
     present: np.ndarray | None = None
     times: np.ndarray | None = None
+    boxes: np.ndarray | None = None
+    kinds: np.ndarray | None = None
 
 
 def open_image(path: Path | BinaryIO, what: str = "image") -> Any:
@@ -135,8 +141,7 @@ def fit_image(image: np.ndarray, image_size: int, *, smooth: bool = True) -> np.
     if set(sizes) == {image_size}:
         return image
     if len(sizes) == 3:
-        new = [max(1, round(size / max(sizes) * image_size)) for size in sizes]
-        first = [round((image_size - size) / 2) for size in new]
+        new, first = fitted(sizes, image_size)
         cube = np.zeros((image_size, image_size, image_size, image.shape[-1]), np.uint8)
         place = tuple(slice(a, a + size) for a, size in zip(first, new, strict=True))
         cube[place] = zoomed(image, new, smooth=smooth)
@@ -149,6 +154,16 @@ def fit_image(image: np.ndarray, image_size: int, *, smooth: bool = True) -> np.
 def fit_mask(mask: np.ndarray, image_size: int) -> np.ndarray:
     """A mask [*spatial] uint8 as `fit_image` does its image, each pixel a value that was there."""
     return fit_image(mask[..., None], image_size, smooth=False)[..., 0]
+
+
+def fitted(sizes: Sequence[int], image_size: int) -> tuple[list[int], list[int]]:
+    """Where `fit_image` takes an image of these sizes: its new ones, and its first pixel's place.
+
+    >>> fitted((20, 40), 8)
+    ([4, 8], [2, 0])
+    """
+    new = [max(1, round(size / max(sizes) * image_size)) for size in sizes]
+    return new, [round((image_size - size) / 2) for size in new]
 
 
 def zoomed(image: np.ndarray, size: Sequence[int], *, smooth: bool) -> np.ndarray:
@@ -262,6 +277,12 @@ def joined_labels(parts: Sequence[Samples]) -> np.ndarray:
     return labels
 
 
+def padded(table: np.ndarray, width: int, beyond: float) -> np.ndarray:
+    """[N, M, ...] -> [N, width, ...], `beyond` in place of what there is not."""
+    more = [(0, 0), (0, width - table.shape[1]), *[(0, 0)] * (table.ndim - 2)]
+    return np.pad(table, more, constant_values=beyond)
+
+
 def join(parts: Mapping[str, Samples]) -> Samples:
     """Several data sets, by name, as one: each is a domain. One alone stays as it is.
 
@@ -277,9 +298,14 @@ def join(parts: Mapping[str, Samples]) -> Samples:
 
     channels = max(part.images.shape[-1] for part in parts.values())
 
-    def together(field: str) -> Any:
+    def together(field: str, beyond: float | None = None) -> Any:
         own = [getattr(part, field) for part in parts.values()]
-        return None if own[0] is None else concatenated(own)
+        if own[0] is None:
+            return None
+        if beyond is not None:  # one has more objects in an image than another
+            most = max(part.shape[1] for part in own)
+            own = [padded(part, most, beyond) for part in own]
+        return concatenated(own)
 
     def column(of: Callable[[str, Samples], list[str]]) -> np.ndarray:
         return np.asarray([value for name, part in parts.items() for value in of(name, part)])
@@ -307,6 +333,8 @@ def join(parts: Mapping[str, Samples]) -> Samples:
         marks=together("marks"),
         present=together("present"),
         times=together("times") if all(p.times is not None for p in parts.values()) else None,
+        boxes=together("boxes", np.nan),
+        kinds=together("kinds", 0),
         skipped=tuple(one for part in parts.values() for one in part.skipped),
     )
 
@@ -327,4 +355,6 @@ def select(samples: Samples, keep: np.ndarray) -> Samples:
         masks=pick(samples.masks),
         present=pick(samples.present),
         times=pick(samples.times),
+        boxes=pick(samples.boxes),
+        kinds=pick(samples.kinds),
     )

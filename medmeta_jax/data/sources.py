@@ -2,7 +2,9 @@
 
 A source is a module of this folder with `recognises(source) -> bool`, `catalogue(source) ->
 Catalogue` and `example(where) -> source`, which writes a small data set in its format. Adding one
-is adding its file. Class folders are what a folder is that no other source recognises.
+is adding its file. One whose records are by default not whole images with all their boxes has
+`WHOLE`, the options of `catalogue` by which they are. Class folders are what a folder is that no
+other source recognises.
 """
 
 from __future__ import annotations
@@ -52,6 +54,12 @@ def catalogue(source: str, **options: Any) -> Catalogue:
     except OSError as error:
         raise DataError(f"{source}: cannot be read ({error})") from None
     return found
+
+
+def of_whole_images(source: str) -> dict[str, Any]:
+    """The options of a source's `catalogue` by which its records are whole images with all their
+    boxes. Raises DataError naming the path."""
+    return dict(getattr(sources()[find(source)], "WHOLE", {}))
 
 
 def load(

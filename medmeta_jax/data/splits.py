@@ -16,7 +16,12 @@ meta-train; images that show none are dealt out by group, a sixth to meta-test a
 meta-validation.
 
 What was measured, and structures to be marked, are on every side, of other images, which are dealt
-out by group, a sixth to meta-test and a sixth to meta-validation.
+out by group, a sixth to meta-test and a sixth to meta-validation; where the data set's own folders
+or files say what is test, the groups of that are meta-test. Objects to be found are dealt so too,
+and their kinds, where there are three or more, as classes are, one or more to each side: a side has
+other images than the others, and looks for other kinds in them.
+
+`held_out` names the classes of meta-validation and meta-test in place of these rules.
 
 Meta-validation and meta-test may be data sets of their own instead, with all their classes;
 meta-training may be on several.
@@ -96,11 +101,13 @@ def split_classes(
     if samples.split is not None:
         return {side: samples.split[side] for side in sides}
     names = samples.class_names
-    if on_every_side(samples):
+    of_kinds = samples.boxes is not None and len(names) >= len(SIDES) and sides == SIDES
+    if on_every_side(samples) and not of_kinds:
         return dict.fromkeys(sides, names)
     if sides == ("train",):
         return {"train": names}
-    least = 2 * len(sides)
+    fewest = 1 if of_kinds else 2
+    least = fewest * len(sides)
     if len(names) < least:
         raise DataError(
             f"{samples.about}: {len(names)} classes ({', '.join(names)}) cannot be split into "
@@ -121,7 +128,7 @@ def split_classes(
         test = names[5::6] if "test" in sides else ()
         val = names[4::6]
     else:
-        share = max(2, len(names) // len(SIDES))
+        share = max(fewest, len(names) // len(SIDES))
         share = min(share, len(names) // len(sides))
         val = spread(names, share)
         rest = tuple(n for n in names if n not in val)
@@ -129,6 +136,21 @@ def split_classes(
     held = set(test) | set(val)
     by_side = {"train": tuple(n for n in names if n not in held), "val": val, "test": test}
     return {side: by_side[side] for side in sides}
+
+
+def held_out(samples: Samples, val: tuple[str, ...], test: tuple[str, ...]) -> Samples:
+    """The samples with these classes for meta-validation and meta-test, and the rest for
+    meta-training. Raises DataError for a class that is not there, or is named twice, or where
+    none is left."""
+    names = samples.class_names
+    for name in (*val, *test):
+        if name not in names or (*val, *test).count(name) > 1:
+            what = "is held out twice" if name in names else "is no class of it"
+            raise DataError(f"{samples.about}: {name!r} {what}; it has {', '.join(names)}")
+    train = tuple(name for name in names if name not in (*val, *test))
+    if not train:
+        raise DataError(f"{samples.about}: all classes are held out, and none is left to train on")
+    return samples._replace(split={"train": train, "val": val, "test": test})
 
 
 def spread(names: tuple[str, ...], count: int) -> tuple[str, ...]:
@@ -310,9 +332,12 @@ def sides_of_images(samples: Samples, classes: dict[str, tuple[str, ...]]) -> di
     side = np.full(len(samples.images), "train")
     every = on_every_side(samples)
     dealt = np.full(len(side), True) if every else ~samples.labels.any(1)
-    for name, own_turn in (("val", 4), ("test", 5)):  # the later one wins
+    of_test = turn == 5
+    if every and samples.sides is not None and (samples.sides == "test").any():
+        of_test = np.isin(groups, groups[samples.sides == "test"])
+    for name, own in (("val", turn == 4), ("test", of_test)):  # the later one wins
         if name in classes:
-            side[dealt & (turn == own_turn)] = name
+            side[dealt & own] = name
             if not every:
                 side[np.any([shows(samples, label) for label in classes[name]], axis=0)] = name
     return {name: select(samples, may_stand(samples, name) & (side == name)) for name in classes}

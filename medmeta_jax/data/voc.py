@@ -23,6 +23,7 @@ from medmeta_jax.data.samples import DataError, read_image
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp"}
 LISTS = {"train": "train", "val": "train", "trainval": "train", "test": "test"}
+WHOLE = {"crops": False}
 LARGEST_XML = 10 * 2**20  # bytes
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 EXAMPLE_CLASSES = ("basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil", "platelet")

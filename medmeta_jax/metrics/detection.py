@@ -1,8 +1,8 @@
 """Lesions found in a scan: candidates from a probability map, and what they hit.
 
 The way of a scan is `candidates` (or a detector's own boxes or points, and `suppress_boxes` or
-`suppress_points`), then the overlap [k, L] of candidates with lesions (`in_mask`, `in_radius` or
-`box_iou`), then `match`. Scores over scans are in `froc.py`.
+`suppress_points`), then the overlap [k, L] of candidates with lesions (`in_mask`, `in_radius`,
+`in_box` or `box_iou`), then `match`. Scores over scans are in `froc.py`.
 
 The rules are LUNA16's (Setio et al., arXiv 1612.08012): a candidate whose centre lies in a lesion
 finds it; a lesion is found once, by the highest score, and what hits it again counts neither as
@@ -216,6 +216,26 @@ def in_radius(
     return np.maximum(1 - far / radii, 0)
 
 
+def in_box(centres: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Overlap [k, L] of centres [k, axes] with boxes [L, 2, axes] (first corner, last): 1 at a
+    box's centre, falling evenly to 0 at its sides, which is no hit.
+
+    Both in pixels as `Candidates` has them: a centre of 0 is the middle of the first pixel, whose
+    box is from 0 to 1.
+
+    >>> in_box(np.array([[0.0, 1.0], [0.0, 1.5]]), np.array([[[0, 0], [1, 3]], [[0, 2], [1, 4]]]))
+    array([[1.        , 0.        ],
+           [0.66666667, 0.        ]])
+    """
+    boxes = _checked("boxes", boxes, (None, 2, None))
+    centres = _checked("centres", centres, (None, boxes.shape[2]))
+    half = (boxes[:, 1] - boxes[:, 0]) / 2
+    if not (half > 0).all():
+        raise ValueError("boxes must have their first corner below their last")
+    off = np.abs(centres[:, None] + 0.5 - boxes.mean(1)) / half
+    return np.maximum(1 - off.max(-1), 0)
+
+
 def match(
     scores: np.ndarray, overlap: np.ndarray, least: float = 0.0, *, again: str = "ignored"
 ) -> Matched:
@@ -223,7 +243,7 @@ def match(
 
     Args:
       scores: [k], finite.
-      overlap: [k, L], of `in_mask`, `in_radius` or `box_iou`; 0 is never a hit.
+      overlap: [k, L], of `in_mask`, `in_radius`, `in_box` or `box_iou`; 0 is never a hit.
       least: the overlap of a hit; for boxes, 0.5 is usual.
       again: what becomes of a candidate whose lesion is found. "ignored" (LUNA16): it finds the
         one that it overlaps most of those not yet found, and counts for nothing where it hits
