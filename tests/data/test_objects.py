@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from medmeta_jax.data import masks as mask_source, objects, sources, voc
-from medmeta_jax.data.episodes import EpisodeSpec, check_pool, sample, sample_indices
+from medmeta_jax.data.episodes import EpisodeSpec, sample, sample_indices
+from medmeta_jax.data.feasible import check_pool
 from medmeta_jax.data.objects import Objects, draw, fit_boxes, parts_of, with_objects
 from medmeta_jax.data.pool import fit_scaling, make_pool, of_one_way, pool_hash
 from medmeta_jax.data.samples import DataError, Samples, fit_image, join
