@@ -299,9 +299,9 @@ def run(given: list[str]) -> None:
     if "table" in found:
         print(found.pop("table"), file=sys.stderr if as_json else sys.stdout)
     elif "results" in found:
-        from medmeta_jax import console
+        from medmeta_jax import tables
 
-        console.table(found, sys.stderr if as_json else sys.stdout)
+        tables.table(found, sys.stderr if as_json else sys.stdout)
         if found["run"]:
             print(f"run directory: {found['run']}", file=sys.stderr)
     if as_json and found:  # of several processes, the first one's

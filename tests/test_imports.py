@@ -44,6 +44,7 @@ ALLOWED = {
     "checkpoint": {"types"},
     "runs": set(),
     "console": set(),
+    "tables": {"console"},
     "weights": {"types"},
     "thresholding": {"types", "losses"},
     "personal": {"types", "losses"},
@@ -82,7 +83,7 @@ ALLOWED = {
     "data_verbs": {"config", "console", "data", "options"},
     "cli": {
         "config", "console", "verbs", "bench", "data_verbs", "doctor", "data", "options",
-        "registry", "runs", "launch", "processes",
+        "registry", "runs", "launch", "processes", "tables",
     },
     "__init__": {"registry"},
     "__main__": {"cli"},
