@@ -40,6 +40,7 @@ def test_images_of_a_patient_and_place_are_one() -> None:
     records = [
         record("p", "flair", "1", 9), record("p", "t1", "1", 1), record("p", "t1", "2", 2),
         record("q", "flair", "1", 8, label="y"), record("q", "ct", "1", 200, label="z"),
+        record("r", "ct", "1", 3),
     ]  # fmt: skip
     found = stacked(records, TWO, "set")
     assert [one.name for one in found.records] == ["p[1]", "p[2]", "q[1]"]

@@ -165,9 +165,11 @@ def test_what_has_no_objects_is_refused(tmp_path: Path, cells: Samples) -> None:
 def test_images_that_show_nothing_are_of_no_task(cells: Samples) -> None:
     one = Objects(["b"], np.asarray([[[0.0, 0.0], [4.0, 4.0]]]))
     two = Objects(["b", "a"], np.asarray([[[0.0, 0.0], [4.0, 4.0]], [[8.0, 8.0], [9.0, 9.0]]]))
-    found = with_objects(cells, [one, None, two, Objects([], np.zeros((0, 2, 2)))] + 14 * [one],
-                         shrink=1.0)  # fmt: skip
+    of_classes = cells._replace(split={"train": ("c",), "val": ("d",), "test": ("e",)})
+    rest = [None, two, Objects([], np.zeros((0, 2, 2))), *[one] * 14]
+    found = with_objects(of_classes, [one, *rest], shrink=1.0)
     assert found.class_names == ("a", "b")
+    assert found.split is None  # which was of other classes
     np.testing.assert_array_equal(found.labels[:4], [[0, 1], [0, 0], [1, 1], [0, 0]])
     np.testing.assert_array_equal(found.kinds[:4], [[2, 0], [0, 0], [2, 1], [0, 0]])
     assert np.isnan(found.boxes[:4]).any((2, 3)).tolist() == [

@@ -22,15 +22,17 @@ from medmeta_jax.data.samples import DataError, Samples, select
 from medmeta_jax.data.splits import SIDES, make_split
 
 PATIENTS, VISITS = 12, 10
+TIMES, LABELS = [0, 1, 2, 3, 3, 5, 6, 7, 8, 9], [0, 0, 0, 1, 0, 1, 1, 0, 1, 0]
+ILL, WELL = [0, 1, 2, 3, 7, 9], [3, 5, 6, 8]
 
 
 def visits(seed: int = 0) -> Samples:
     """Ten visits of twelve patients, each of one of two classes, in no order; the image's first
-    pixel is the patient, the second the time."""
+    pixel is the patient, the second the time. Two visits, of either class, are at one time."""
     rng = np.random.default_rng(seed)
     patient = np.repeat(np.arange(PATIENTS), VISITS)
-    time = np.tile(np.arange(VISITS), PATIENTS)
-    label = np.tile([0, 1, 1, 0, 0, 1, 0, 1, 1, 0], PATIENTS)
+    time = np.tile(TIMES, PATIENTS)
+    label = np.tile(LABELS, PATIENTS)
     images = rng.integers(0, 256, (len(patient), 4, 4, 1), np.uint8)
     images[:, 0, 0, 0], images[:, 0, 1, 0] = patient, time
     order = rng.permutation(len(patient))
@@ -59,6 +61,15 @@ def test_classes_are_a_patients_own_and_patients_are_of_one_side() -> None:
     assert len(alone.class_names) == 2 * PATIENTS
 
 
+def test_the_sides_of_files_give_way_to_those_of_patients() -> None:
+    sides = np.where(np.arange(PATIENTS * VISITS) % 2, "train", "test")
+    with_sides, without = (
+        make_split(by_patient(s)) for s in (visits()._replace(sides=sides), visits())
+    )
+    for side in SIDES:
+        np.testing.assert_array_equal(with_sides.pools[side].x, without.pools[side].x)
+
+
 def test_patients_who_lack_a_class_are_left_out() -> None:
     samples = visits()
     assert samples.groups is not None
@@ -72,7 +83,7 @@ def test_patients_who_lack_a_class_are_left_out() -> None:
     for name, label in zip(found.class_names, range(len(found.class_names)), strict=True):
         own = found.labels == label
         assert set(patient[own]) == {int(name[1:3])}
-        assert set(time[own]) == ({0, 3, 4, 6, 9} if name.endswith("ill") else {1, 2, 5, 7, 8})
+        assert set(time[own]) == set(ILL if name.endswith("ill") else WELL)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +116,7 @@ def test_an_episode_is_of_one_patient_and_its_queries_are_later(pool: Pool) -> N
     drawn = draw(jax.random.split(jax.random.key(0), 200))
     x, label = np.asarray(pool.x), np.asarray(pool.labels)
     patient, time = x[:, 0, 0, 0].astype(int), x[:, 0, 1, 0].astype(int)
-    earliest = {0: [0, 3], 1: [1, 2]}
+    earliest = {0: ILL[:2], 1: WELL[:2]}
     shots, patients, queries = set(), set(), set()
     for one in range(200):
         support, query = (np.asarray(part[one]) for part in (drawn.support, drawn.query))
@@ -120,14 +131,14 @@ def test_an_episode_is_of_one_patient_and_its_queries_are_later(pool: Pool) -> N
             assert (label[np.asarray(drawn.classes)[one, way]] % 2) == way
         last = time[support[there]].max()
         assert time[query[asked]].min() > last
-        later = [4, 6, 9], [5, 7, 8]
-        for way in (0, 1):
+        for way, own in enumerate((ILL, WELL)):
             told = time[query[asked & (query_y == way)]].tolist()
-            assert set(told) <= {t for t in (*later[way], 2, 3) if t > last}
+            assert set(told) <= {t for t in own if t > last}
             queries |= set(told)
     assert shots == {1, 2}
     assert len(patients) == 8
-    assert queries == {2, 3, 4, 5, 6, 7, 8, 9}
+    # Not what is ill at 1 to 3, though it is later than that class's own support.
+    assert queries == {5, 6, 7, 8, 9}
 
 
 def test_a_copy_of_an_earlier_image_is_no_query(pool: Pool) -> None:
@@ -147,7 +158,7 @@ def test_nothing_later_is_refused_by_the_patients_name(pool: Pool) -> None:
     names = make_split(by_patient(visits())).classes["train"]
     check_pool(pool, SPEC, names, "train")
     with pytest.raises(DataError, match=r"train: p00/ill and its like: no image is later than"):
-        check_pool(pool, dataclasses.replace(SPEC, shots=5), names, "train")
+        check_pool(pool, dataclasses.replace(SPEC, shots=6), names, "train")
     with pytest.raises(DataError, match="needs one class and a time"):
         check_pool(pool._replace(time=None), SPEC, names, "train")
 
