@@ -67,7 +67,7 @@ def recognises(source: str) -> bool:
 
 
 def catalogue(
-    source: str = "phantom", *, patients: int = 288, size: int = 48, modality: str = "flair",
+    source: str = "phantom", *, patients: int = 192, size: int = 48, modality: str = "flair",
     types: int = 16, d_prime: float = 40.0, noise: float = 1.0, scans: int = 1,
     no_lesion: bool = False, seed: int = 0,
 ) -> Catalogue:  # fmt: skip

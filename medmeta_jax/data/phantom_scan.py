@@ -3,7 +3,8 @@
 Five modalities, each "like" its own. Values are shares of the grey scale, 0 black and 1 white:
 
 - T1-, T2- and FLAIR-like: spin-echo signals of tissues with BrainWeb's relaxation times at 1.5 T
-  (Kwan, Evans and Pike, 1999) and the sequences in `SEQUENCES`; scalp is half fat, half muscle;
+  (Kwan, Evans and Pike, 1999) and the sequences in `SEQUENCES`, T1 and FLAIR after an inversion;
+  scalp is half fat, half muscle;
 - CT-like: Hounsfield units (fluid 10, grey 40, white 25, soft tissue 20; bone, 700 and more, is
   taken as 120 so that its partial volumes do not outshine the cortex) in a window from 0 to 80;
 - PET-like: uptake as in Hoffman's brain phantom (1991): grey 5, white 1, fluid 0; scalp 0.5.
@@ -16,11 +17,12 @@ not. Its spread is that of the patient without the lesion.
 **The ideal observer** knows the patient, the gain, the lesion and the noise, and is asked whether
 the lesion is there: a matched filter, with d'² the sum over pixels of (change / spread)². Its area
 under the ROC curve is Φ(d' / √2). This is exact for Gaussian noise. Rician noise is close to
-Gaussian where the signal is three spreads or more, as in all brain tissue here at noise 1, but not
-in FLAIR's fluid, where lesions do not grow. No learner can do better, and as one has to find the
-lesion in a patient that it does not know, it does worse: d' orders difficulty, and does not promise
-an accuracy. A contrast that the grey scale does not hold is cut off: on MR at no signal, and at
-both ends where an image becomes a picture.
+Gaussian where the signal is three spreads or more, with the lesion and without: so it is in all
+brain tissue at noise 1, but not in FLAIR's fluid, where lesions do not grow, nor where a dark
+lesion leaves no signal. No detector can do better, and as a learner has to find the lesion in a
+patient that it does not know, it does worse: d' orders difficulty, and does not promise an
+accuracy. A contrast that the grey scale does not hold is cut off: on MR at no signal, and at both
+ends where an image becomes a picture.
 """
 
 from __future__ import annotations

@@ -30,12 +30,12 @@ def samples() -> Samples:
 
 
 def test_what_it_holds(samples: Samples) -> None:
-    assert samples.images.shape == (288, 32, 32, 1)
+    assert samples.images.shape == (192, 32, 32, 1)
     assert samples.class_names == tuple(TYPES)
-    np.testing.assert_array_equal(np.bincount(samples.labels), 18)
-    assert len(set(samples.groups)) == len(set(samples.names)) == 288
+    np.testing.assert_array_equal(np.bincount(samples.labels), 12)
+    assert len(set(samples.groups)) == len(set(samples.names)) == 192
     assert set(samples.domains) == {"flair"}
-    assert len({image.tobytes() for image in samples.images}) == 288
+    assert len({image.tobytes() for image in samples.images}) == 192
     assert samples.images.std() > 25
     assert "simulated lesions on real average anatomy" in samples.about
 
@@ -112,6 +112,8 @@ def test_modalities_scans_and_patients_without_a_lesion() -> None:
         assert noise.any()
         assert np.abs(noise).max() < 70
     assert {record.label for record in found} == {*list(TYPES)[:3], "no_lesion"}
+    for one, stronger in zip(found, records(patients=8, d_prime=80.0, **options), strict=True):
+        assert (one.image == stronger.image).all() == (one.label == "no_lesion")
 
 
 @pytest.mark.parametrize(
