@@ -293,7 +293,7 @@ def test_small_verbs(medmeta, archive: Path, tmp_path: Path) -> None:
     found = json.loads(medmeta("data", "list", "--json").stdout)
     assert set(found["sources"]) == {
         "anatomy", "brats", "chestxray", "dicom", "folder", "luna", "masks", "measured", "nifti",
-        "npz", "prepared", "tfds_sets", "voc",
+        "npz", "phantom", "prepared", "tfds_sets", "voc",
     }  # fmt: skip
     found = json.loads(medmeta("data", "inspect", archive, "--json").stdout)
     assert (found["samples"], len(found["classes"])) == (108, 9)
