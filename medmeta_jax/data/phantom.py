@@ -166,6 +166,8 @@ def read(program: Program, settings: Settings, block: range) -> list[Record]:
             domain="+".join(modalities),
             modality="+".join(modalities),
             mask=masks[place],
+            place=str(scan),
+            time=float(scan),
         )
         for place, (patient, label) in enumerate(zip(block, labels, strict=True))
         for view, modalities in enumerate(program.views)

@@ -8,7 +8,8 @@ from scipy.ndimage import distance_transform_edt
 
 from medmeta_jax import cli
 from medmeta_jax.data import phantom, sources
-from medmeta_jax.data.episodes import EpisodeSpec, check_pool
+from medmeta_jax.data.episodes import EpisodeSpec
+from medmeta_jax.data.feasible import check_pool
 from medmeta_jax.data.phantom_lesions import TYPES
 from medmeta_jax.data.reading import load_samples
 from medmeta_jax.data.records import Record
@@ -145,3 +146,17 @@ def test_options_are_flags_of_data_prepare() -> None:
     assert read.keys() == {
         "patients", "size", "modality", "types", "d_prime", "noise", "scans", "no_lesion", "seed",
     }  # fmt: skip
+
+
+def test_modalities_of_a_patient_are_one_image() -> None:
+    """The same slice in each, and the images that each would be by itself."""
+    listed = phantom.catalogue(**SMALL, patients=12, modality="t1,flair")
+    both = load_samples(listed, image_size=32, modalities=("t1", "flair"))
+    assert both.images.shape == (12, 32, 32, 2)
+    assert both.present is not None
+    assert both.present.all()
+    apart = load_samples(listed, image_size=32)
+    assert apart.domains is not None
+    for channel, name in enumerate(("t1", "flair")):
+        own = apart.images[apart.domains == name][..., 0]
+        np.testing.assert_array_equal(both.images[..., channel], own)
