@@ -118,7 +118,7 @@ TYPES: dict[str, LesionType] = {
         (17, 22), (0.2, 0.25, 0.25, 0.15, 0.3), WHITE, rim=0.3, core_share=0.45, softness=0.5
     ),
     "bright_speckled": LesionType(
-        (15, 19), (0.2, 0.3, 0.3, -0.1, 0.3), ANYWHERE, speckle=0.95, irregularity=0.15
+        (15, 19), (-0.2, 0.3, 0.3, -0.1, 0.3), ANYWHERE, speckle=0.95, irregularity=0.15
     ),
     "dark_cortical": LesionType(
         (16, 21), (-0.2, 0.2, -0.25, -0.15, -0.3), CORTICAL, softness=0.25, irregularity=0.12
