@@ -140,7 +140,6 @@ def run(given: Any, told_to_stop: Callable[[], bool]) -> dict[str, Any]:
     plan = plans.make_plan(config, budget, given.shots)
     if "all" in given.methods:
         wanted = protocol.that_fit(plan, wanted)
-    for method in wanted:
-        experiments.check_fits(protocol.for_method(plan, method))
+    protocol.require_fit(plan, wanted)
     folder = Path(given.out or Path("bench") / portable(f"{Path(given.data).stem}-{given.budget}"))
     return bench_methods(plan, wanted, folder, told_to_stop)

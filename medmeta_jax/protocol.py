@@ -88,6 +88,12 @@ def that_fit(plan: Plan, methods: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(kept)
 
 
+def require_fit(plan: Plan, methods: tuple[str, ...]) -> None:
+    """ConfigError where one of the methods does not take what the plan's labels are; traced."""
+    for method in methods:
+        experiments.check_fits(for_method(plan, method))
+
+
 class Trained(NamedTuple):
     """A method's parameters of one seed, its best meta-validation accuracy, and how it is set."""
 

@@ -402,7 +402,7 @@ def test_objects_from_end_to_end(tmp_path: Path) -> None:
     low, high = curve["over_groups"]
     assert low <= curve["cpm"] <= high
     assert uncertainty.of_run(made, params, own.predictions) == {}
-    assert running.by_class(made, own.predictions) == {}
+    assert details.by_class(made, own.predictions) == {}
     assert details.by_object(made._replace(kind=MASKS), own.predictions) == {}
 
 
@@ -413,10 +413,9 @@ def test_objects_from_end_to_end(tmp_path: Path) -> None:
             {"backbone": "conv4", "net": {}, "algorithm": "maml", "hyper": {}},
             "a backbone that has,",
         ),
-        ({"algorithm": "protonet", "hyper": {}}, "protonet over unet has no prediction for each"),
-        ({"baselines": "all"}, "these images have objects; take 'some'"),
+        ({"algorithm": "protonet", "hyper": {}}, "algorithm: protonet does not take objects"),
         ({"ways": 2}, "ways: images have objects, of which an episode is of one"),
-        ({"stream": "always"}, "stream: 'always' is not for task detection"),
+        ({"stream": "always"}, "stream: 'always' is not for detection"),
         ({"shrink": 0.0}, "shrink: must be > 0 and <= 1, got 0"),
         ({"val_classes": ()}, "val_classes: name one or more, as for the other"),
         ({"meta_test": "x"}, "test_classes: leave out it or meta_test"),

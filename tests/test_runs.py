@@ -37,6 +37,7 @@ def test_the_default_folder_of_a_comparison_is_portable(monkeypatch: pytest.Monk
     asked: list[Path] = []
     monkeypatch.setattr(bench.plans, "make_plan", lambda *_: None)
     monkeypatch.setattr(bench.verbs, "use_devices", lambda *_: None)
+    monkeypatch.setattr(bench.protocol, "require_fit", lambda *_: None)
     monkeypatch.setattr(bench, "bench_methods", lambda *given: asked.append(given[2]))
     for out in (None, "my:own"):
         bench.run(BenchMethods(data="tfds:own", out=out, methods=("maml",)), lambda: False)

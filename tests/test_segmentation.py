@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -63,6 +62,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 
 
 @pytest.fixture(scope="module")
+def first(made: Experiment) -> baselines.Row:
+    return baselines.threshold(running.task_of(made))
+
+
+@pytest.fixture(scope="module")
 def judged(made: Experiment) -> dict[str, baselines.Row]:
     with jax.numpy_dtype_promotion("standard"):  # optax mixes a float with an int count
         step = running.compile_step(made, made.training).step
@@ -70,6 +74,7 @@ def judged(made: Experiment) -> dict[str, baselines.Row]:
         return {row.learner: row for row in running.judge(made, params)}
 
 
+@pytest.mark.slow
 def test_joint_pretraining_is_better_than_none(judged: dict[str, baselines.Row]) -> None:
     """The features of a net that has marked both structures, against those of one that has not."""
     assert list(judged) == [
@@ -82,10 +87,7 @@ def test_joint_pretraining_is_better_than_none(judged: dict[str, baselines.Row])
     assert dice["pretrained-probe"] > dice["linear_probe-untrained"] + 0.1
 
 
-def test_rows_by_lesion_by_subject_and_by_structure(
-    made: Experiment, judged: dict[str, baselines.Row]
-) -> None:
-    first = judged["linear_probe"]
+def test_rows_by_lesion_by_subject_and_by_structure(made: Experiment, first: baselines.Row) -> None:
     task = running.task_of(made)
     groups = baselines.query_groups(task)
     assert groups is not None
@@ -102,20 +104,20 @@ def test_rows_by_lesion_by_subject_and_by_structure(
     assert total / mask.sum() == pytest.approx(each.mean())
 
 
-def test_without_groups_there_are_no_subjects(made: Experiment, judged: Any) -> None:
+def test_without_groups_there_are_no_subjects(made: Experiment, first: baselines.Row) -> None:
     task = running.task_of(made)
     plain = task._replace(spec=dataclasses.replace(task.spec, disjoint="image"))
     assert baselines.query_groups(plain) is None
-    assert baselines.over_subjects(judged["threshold"].scores, None) is None
-    one = np.zeros_like(judged["threshold"].scores.predictions.mask, np.int32)
-    assert baselines.over_subjects(judged["threshold"].scores, one) is None
+    assert baselines.over_subjects(first.scores, None) is None
+    one = np.zeros_like(first.scores.predictions.mask, np.int32)
+    assert baselines.over_subjects(first.scores, one) is None
 
 
 def test_overlays_show_what_was_predicted(
-    made: Experiment, judged: dict[str, baselines.Row], tmp_path: Path
+    made: Experiment, first: baselines.Row, tmp_path: Path
 ) -> None:
     """The images as they are in the files, the worst first."""
-    predictions = judged["threshold"].scores.predictions
+    predictions = first.scores.predictions
     shown = details.shown(made, predictions)
     assert len(shown) == overlays.COUNT
     dice = [one.dice for one in shown]

@@ -231,14 +231,13 @@ def lesion_scores(
             distance += surface_scores(taken, own, tuple(steps), worst=worst)["hd95"]
     false = touching.shape[1] - 1 - int(touching.any(0).sum())
     total = counted + false
-    found = {
+    far = {"lesion_hd95": float((distance + false * worst) / max(total, 1))} if distances else {}
+    return {
         "lesion_dice": float(_share(dice, total, True)),
+        **far,
         "lesion_recall": float(_share(hits, counted, total == 0)),
         "lesion_precision": float(_share(hits, hits + false, total == 0)),
     }
-    if distances:
-        found["lesion_hd95"] = float((distance + false * worst) / max(total, 1))
-    return found
 
 
 def each_image(

@@ -87,6 +87,8 @@ def test_vmap_agrees_with_one_at_a_time(trained: Case) -> None:
 @pytest.mark.parametrize("fill", [jnp.nan, 7.0])
 def test_padding_changes_nothing(trained: Case, fill: float, x64: None) -> None:
     """In float64: logits of twenty times a cosine make much of float32's rounding."""
+    if trained.name not in (*OF_MASKS, "maml", "reptile", "linear_probe"):
+        pytest.skip("what pads classes pads masks; one of each way to learn stands for the others")
     params, episode = double(trained.params), double(trained.episode)
     long = episode._replace(
         support=padded(episode.support, 3, fill), query=padded(episode.query, 2, fill)

@@ -43,7 +43,8 @@ def backbone(request: pytest.FixtureRequest) -> Backbone:
     make = registry.factory("backbones", name)
     small = {}
     if "widths" in inspect.signature(make).parameters:
-        small = {"widths": (4,) if "resnet" in name else (4, 4)}  # a residual block is three or so
+        # A residual block is three layers or so, and stems are one more.
+        small = {"widths": (4,) if name in ("resnet12", "resnet18", "multimodal") else (4, 4)}
     return make(norm=norm, **small)
 
 
