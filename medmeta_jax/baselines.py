@@ -47,6 +47,7 @@ class Task(NamedTuple):
 
     pretrain: (learner) -> params, ordinary training on the meta-train classes.
     kind: what the labels are.
+    patients: whether all images of meta-test say which group they are of.
     """
 
     config: TrainConfig
@@ -59,6 +60,7 @@ class Task(NamedTuple):
     test: FixedEpisodes
     pretrain: Callable[[MetaLearner], Params]
     kind: Kind
+    patients: bool
 
 
 class Row(NamedTuple):
@@ -275,7 +277,7 @@ def places_of(episodes: FixedEpisodes, spec: EpisodeSpec) -> Indices:
 
 def query_groups(task: Task) -> np.ndarray | None:
     """The group of each query [E, n] of the meta-test list; None where groups are not known."""
-    if task.spec.disjoint == "image":
+    if task.spec.disjoint == "image" or not task.patients:
         return None
     return np.asarray(task.test.pool.group)[np.asarray(places_of(task.test, task.spec).query)]
 

@@ -162,6 +162,7 @@ def task_of(
         test=experiment.test,
         pretrain=functools.partial(pretrain, experiment, told_to_stop),
         kind=experiment.kind,
+        patients=experiment.split.patients,
     )
 
 

@@ -108,6 +108,8 @@ def test_without_groups_there_are_no_subjects(made: Experiment, first: baselines
     task = running.task_of(made)
     plain = task._replace(spec=dataclasses.replace(task.spec, disjoint="image"))
     assert baselines.query_groups(plain) is None
+    assert task.patients
+    assert baselines.query_groups(task._replace(patients=False)) is None
     assert baselines.over_subjects(first.scores, None) is None
     one = np.zeros_like(first.scores.predictions.mask, np.int32)
     assert baselines.over_subjects(first.scores, one) is None

@@ -63,6 +63,7 @@ class Split(NamedTuple):
     classes: class names by side, in the order of each pool's rows.
     grouped, ungrouped: the data sets that say which images belong together (of one patient),
         and those that do not, in which each image is a group of its own.
+    patients: whether all images of meta-test say which group they are of.
     shared_groups: how many meta-test has in common with the other sides.
     skipped: the files that could not be read and were left out.
     standardised: whether the domains' intensities were brought onto one scale.
@@ -78,6 +79,7 @@ class Split(NamedTuple):
     about: str
     class_names: tuple[str, ...]
     shared_groups: int
+    patients: bool = False
     skipped: tuple[Skipped, ...] = ()
     standardised: bool = False
     stored: Mapping[str, Mapping[str, StoredImages]] = MappingProxyType({})
@@ -254,6 +256,10 @@ def make_split(
         class_names=joined.class_names,
         # Two data sets number their patients each in their own way.
         shared_groups=0 if "test" in others else len(judged & seen),
+        patients=all(
+            part.groups is not None
+            for part in ([others["test"]] if "test" in others else parts.values())
+        ),
         skipped=tuple(one for part in every for one in part.skipped),
         standardised=standardised,
         stored=stored,

@@ -66,6 +66,11 @@ def test_another_data_set_to_be_judged_on() -> None:
     assert made.pools["test"].x.shape == (8, 4, 4, 3)
     assert made.classes["test"] == ("c00", "c01")
     assert made.about == "test; judged on test"
+    assert not made.patients
+    named = make_samples(2)._replace(groups=np.arange(8).astype(str))
+    assert make_split(make_samples(6, channels=3), test=named).patients
+    assert make_split(make_samples(6)._replace(groups=np.arange(24).astype(str))).patients
+    assert not make_split(make_samples(6)).patients
     assert len(made.classes["train"]) + len(made.classes["val"]) == 6
     np.testing.assert_array_equal(made.pools["test"].scale, made.pools["train"].scale)
 
