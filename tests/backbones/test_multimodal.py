@@ -34,18 +34,16 @@ def test_mean_and_variance_are_over_what_is_there() -> None:
 def test_what_is_absent_changes_nothing(norm: str, trunk: str) -> None:
     """Neither the images that lack a modality nor others; the same as of the others alone."""
     backbone = multimodal(width=4, depth=2, trunk=trunk, norm=norm)
-    params = moved(backbone.init(KEY, X))
-    out, _ = backbone.apply(params, PARTIAL, MASK)
+    params, apply = moved(backbone.init(KEY, X)), jax.jit(backbone.apply)
+    out, _ = apply(params, PARTIAL, MASK)
     assert jnp.isfinite(out).all()
-    full, _ = backbone.apply(params, X, MASK)
+    full, _ = apply(params, X, MASK)
     assert jnp.abs(out - full).max() > 1e-3
     lone = X.at[..., 1].set(jnp.nan)
     fewer = {**params, "stems": {k: v for k, v in params["stems"].items() if k != "own_1"}}
     fewer["stems"]["own_1"] = fewer["stems"].pop("own_2")
-    two, _ = multimodal(width=4, depth=2, trunk=trunk, norm=norm).apply(
-        fewer, X[..., jnp.asarray([0, 2])], MASK
-    )
-    np.testing.assert_allclose(backbone.apply(params, lone, MASK)[0], two, rtol=1e-4, atol=1e-5)
+    two, _ = apply(fewer, X[..., jnp.asarray([0, 2])], MASK)
+    np.testing.assert_allclose(apply(params, lone, MASK)[0], two, rtol=1e-4, atol=1e-5)
 
 
 def test_gradients_are_finite_and_none_reaches_an_absent_stem() -> None:
@@ -69,9 +67,11 @@ def test_a_stem_that_was_never_trained_is_the_shared_one() -> None:
     params = own.init(KEY, X)
     assert set(params["stems"]) == {"shared", "own_0", "own_1", "own_2", "Norm_0"}
     of_all = {**params, "stems": {k: v for k, v in params["stems"].items() if "own" not in k}}
-    expected, _ = shared.apply(of_all, PARTIAL, MASK)
-    np.testing.assert_allclose(own.apply(params, PARTIAL, MASK)[0], expected, rtol=1e-5, atol=1e-6)
-    turned, _ = shared.apply(of_all, PARTIAL[..., ::-1], MASK)
+    apply = jax.jit(shared.apply)
+    expected, _ = apply(of_all, PARTIAL, MASK)
+    found, _ = jax.jit(own.apply)(params, PARTIAL, MASK)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    turned, _ = apply(of_all, PARTIAL[..., ::-1], MASK)
     np.testing.assert_allclose(turned, expected, rtol=1e-4, atol=1e-5)
 
 
