@@ -6,6 +6,7 @@ from the grids below, and written into its row.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -265,14 +266,15 @@ def result(
     return found
 
 
+@functools.partial(jax.jit, static_argnames="spec")
+def drawn(keys: Array, pool: Any, spec: EpisodeSpec) -> Indices:
+    """The places in a pool of the images of the keys' episodes; one program for all who ask."""
+    return jax.vmap(lambda key: sample_indices(sample_key(key), pool, spec))(keys)
+
+
 def places_of(episodes: FixedEpisodes, spec: EpisodeSpec) -> Indices:
     """Where the images of a fixed list's episodes are in its pool: [E, ...]."""
-
-    def indices(key: Array, pool: Any) -> Any:
-        return sample_indices(sample_key(key), pool, spec)
-
-    places: Indices = jax.jit(jax.vmap(indices, (0, None)))(episodes.keys, episodes.pool)
-    return places
+    return drawn(episodes.keys, episodes.pool, spec)
 
 
 def query_groups(task: Task) -> np.ndarray | None:

@@ -140,6 +140,7 @@ def run(given: Any, told_to_stop: Callable[[], bool]) -> dict[str, Any]:
     plan = plans.make_plan(config, budget, given.shots)
     if "all" in given.methods:
         wanted = protocol.that_fit(plan, wanted)
-    protocol.require_fit(plan, wanted)
+    else:
+        protocol.require_fit(plan, wanted)
     folder = Path(given.out or Path("bench") / portable(f"{Path(given.data).stem}-{given.budget}"))
     return bench_methods(plan, wanted, folder, told_to_stop)

@@ -244,6 +244,7 @@ def make_split(
     }
     judged, seen = (groups_of(sources, classes, sides) for sides in (("test",), ("train", "val")))
     every = (*parts.values(), *others.values())
+    on_test = (others["test"],) if "test" in others else parts.values()
     return Split(
         pools=pools,
         classes=classes,
@@ -256,10 +257,7 @@ def make_split(
         class_names=joined.class_names,
         # Two data sets number their patients each in their own way.
         shared_groups=0 if "test" in others else len(judged & seen),
-        patients=all(
-            part.groups is not None
-            for part in ([others["test"]] if "test" in others else parts.values())
-        ),
+        patients=all(part.groups is not None for part in on_test),
         skipped=tuple(one for part in every for one in part.skipped),
         standardised=standardised,
         stored=stored,
