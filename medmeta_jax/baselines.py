@@ -248,8 +248,8 @@ def result(
     scores, kind = row.scores, row.scores.kind
     main = kind.columns[0]
     found: dict[str, Any] = {"learner": row.learner, **task_facts, "norm": row.norm}
-    for name in scores.per_episode:
-        found[name] = scores.estimate(name)._asdict()
+    for name, values in scores.every().items():
+        found[name] = over_episodes(values)._asdict()
     found[f"{main}_over_classes"] = list(scores.by_classes)
     found[f"{main}_over_subjects"] = over_subjects(scores, groups)
     found["pooled"] = {name: value._asdict() for name, value in scores.pooled().items()}

@@ -3,14 +3,14 @@ by structure, and pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from medmeta_jax import overlays
-from medmeta_jax.baselines import GLOBAL, Row, patient_means, places_of
-from medmeta_jax.evaluation import Predictions
+from medmeta_jax.baselines import GLOBAL, places_of
+from medmeta_jax.evaluation import Predictions, Scores
 from medmeta_jax.experiment import Experiment
 from medmeta_jax.labels import MASKS, OBJECTS, OF_ONE_WAY, SEVERAL, VALUES, each_mask, guesses
 from medmeta_jax.metrics.classification import confusion, pool_confusion, quadratic_kappa
@@ -19,26 +19,26 @@ from medmeta_jax.metrics.pooled import over_blocks
 from medmeta_jax.metrics.values import errors
 
 
-def details(experiment: Experiment, predictions: Predictions) -> dict[str, Any]:
+def details(experiment: Experiment, scores: Scores) -> dict[str, Any]:
     """What follows from what the labels are: "confusion", "values", "structures", "objects"."""
+    predictions = scores.predictions
     return {
         "confusion": by_class(experiment, predictions),
         "values": by_value(experiment, predictions),
         "structures": by_structure(experiment, predictions),
-        "objects": by_object(experiment, predictions),
+        "objects": by_object(experiment, scores),
     }
 
 
-def by_patient(rows: Sequence[Row], groups: np.ndarray | None) -> dict[str, Any]:
-    """What rows are to patients, whose means over their queries these are of: "patients", their
-    number, and by row "worst_decile", the mean of the lowest tenth, and "made_worse", the share
-    whose mean is below that by the one model for all, with "mean_loss", by how much on average.
+def by_patient(means: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What rows are to patients: "patients", their number, and by row "worst_decile", the mean of
+    the lowest tenth, and "made_worse", the share whose mean is below that by the one model for all,
+    with "mean_loss", by how much on average.
 
-    Empty where there is no row of one model, or queries are of no groups.
+    means: of each row, its `patient_means`. Empty where there is no row of one model.
     """
-    if groups is None or GLOBAL not in [row.learner for row in rows]:
+    if GLOBAL not in means:
         return {}
-    means = {row.learner: patient_means(row.scores, groups) for row in rows}
     count = len(means[GLOBAL])
     found: dict[str, Any] = {"patients": count, "rows": {}}
     for name, own in means.items():
@@ -109,12 +109,12 @@ def by_class(experiment: Experiment, predictions: Predictions) -> dict[str, Any]
     return found
 
 
-def by_object(experiment: Experiment, predictions: Predictions) -> dict[str, Any]:
+def by_object(experiment: Experiment, scores: Scores) -> dict[str, Any]:
     """Where objects are found, the FROC curve over all meta-test images together, with its interval
     when patients are resampled (`metrics/objects.curve_over_groups`); else empty."""
     if experiment.kind is not OBJECTS:
         return {}
-    matched, _, mask, _ = experiment.kind.read(*predictions)
+    matched, _, mask, _ = scores.read
     images = np.asarray(places_of(experiment.test, experiment.spec).query)
     return curve_over_groups(matched, mask, np.asarray(experiment.test.pool.group)[images])
 

@@ -121,13 +121,18 @@ class Scores(NamedTuple):
     """Scores of a learner on a list of episodes, and the predictions that they are of.
 
     per_episode: by name, [E] each. by_classes: the 95% interval of the first of `kind.columns` when
-    classes are resampled.
+    classes are resampled. read: the predictions as `kind.read` has them.
     """
 
     kind: Kind
     per_episode: dict[str, np.ndarray]
     by_classes: tuple[float, float]
     predictions: Predictions
+    read: tuple[Any, ...]
+
+    def every(self) -> dict[str, np.ndarray]:
+        """`per_episode`, and the scores that take longer."""
+        return {**self.per_episode, **self.kind.more(*self.read[:3])}
 
     @property
     def main(self) -> np.ndarray:
@@ -135,7 +140,7 @@ class Scores(NamedTuple):
         return self.per_episode[self.kind.columns[0]]
 
     def estimate(self, name: str) -> Estimate:
-        """Mean and 95% interval over episodes of a score, such as one of `kind.columns`."""
+        """Mean and 95% interval over episodes of a score of `per_episode`."""
         return over_episodes(self.per_episode[name])
 
     @property
@@ -145,7 +150,7 @@ class Scores(NamedTuple):
 
     def pooled(self) -> dict[str, Estimate]:
         """The scores of all predictions together, with their intervals."""
-        return over_blocks(self.kind.pooled, *self.kind.read(*self.predictions))
+        return over_blocks(self.kind.pooled, *self.read)
 
 
 def score_predictions(predictions: Predictions) -> Scores:
@@ -157,7 +162,7 @@ def score_predictions(predictions: Predictions) -> Scores:
     kind = kind_of(predictions.y)
     read = kind.read(*predictions)
     by_classes = over_classes(*kind.each(*read))
-    return Scores(kind, kind.by_episode(*read[:3]), by_classes, predictions)
+    return Scores(kind, kind.by_episode(*read[:3]), by_classes, predictions, read)
 
 
 def evaluate(

@@ -44,6 +44,12 @@ def as_they_are(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
     return arrays
 
 
+def nothing_more(*arrays: np.ndarray) -> dict[str, np.ndarray]:
+    """All scores are quick."""
+    del arrays
+    return {}
+
+
 class Kind(NamedTuple):
     """What follows from what a label is.
 
@@ -58,6 +64,8 @@ class Kind(NamedTuple):
     read: logits, y, mask, classes -> what the three above are of in their place; the same four, or
         with what was found in place of logits.
     score_is: what `score` is called, where that is not the first of the columns.
+    more: (logits, y, mask) -> further scores [E] of a table, by name, by which nothing is chosen
+        and which take longer than those of `by_episode`.
     """
 
     name: str
@@ -70,6 +78,7 @@ class Kind(NamedTuple):
     pooled: Callable[..., dict[str, float]]
     read: Callable[..., tuple[Any, ...]] = as_they_are
     score_is: str = ""
+    more: Callable[..., dict[str, np.ndarray]] = nothing_more
 
     @property
     def in_training(self) -> str:
@@ -121,12 +130,19 @@ def each_mask(*arrays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mask_scores(logits: np.ndarray, y: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
-    """Means over an episode's images; "hd95" as a share of the image's diagonal."""
+    """Means over an episode's images of how far masks overlap."""
+    scores = overlap_scores(marked(logits), y > 0, mask)
+    return {name: episode_means(values, mask) for name, values in scores.items()}
+
+
+def shape_scores(logits: np.ndarray, y: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+    """Means over an episode's images of surfaces and of lesions; "hd95" as a share of the image's
+    diagonal."""
     told, true = marked(logits), y > 0
     diagonal = float(np.linalg.norm(y.shape[2:]))
     far = each_image(surface_scores, mask, told, true)["hd95"] / diagonal
     lesions = each_image(functools.partial(lesion_scores, distances=False), mask, told, true)
-    scores = {**overlap_scores(told, true, mask), "hd95": far, **lesions}
+    scores = {"hd95": far, **lesions}
     return {name: episode_means(values, mask) for name, values in scores.items()}
 
 
@@ -165,6 +181,7 @@ MASKS = Kind(
     ("dice", "iou", "hd95", "lesion_dice", "lesion_recall"), "dice",
     each_mask, mask_scores,
     lambda logits, y, mask, classes: pooled_mask_scores(logits, y, mask),
+    more=shape_scores,
 )  # fmt: skip
 
 

@@ -228,9 +228,7 @@ def rows(
             for shots in plan.shots:
                 scores, settings = judge(plan, method, trained, shots)
                 by_shots[str(shots)] = {
-                    "scores": {
-                        key: np.asarray(v).tolist() for key, v in scores.per_episode.items()
-                    },
+                    "scores": {key: np.asarray(v).tolist() for key, v in scores.every().items()},
                     "over_classes": list(scores.by_classes),
                     "over_subjects": baselines.over_subjects(scores, groups),
                     "pooled": {name: v._asdict() for name, v in scores.pooled().items()},

@@ -266,10 +266,11 @@ def evaluate_run(
     facts, groups = running.facts(experiment, task), baselines.query_groups(task)
     main = experiment.kind.columns[0]
     found: list[dict[str, Any]] = []
-    first, rows = None, []
+    first, means = None, {}
     for row in running.judge(experiment, params, told_to_stop):
         first = first or row
-        rows.append(row)
+        if groups is not None and experiment.config.task == "patient":
+            means[row.learner] = baselines.patient_means(row.scores, groups)
         found.append(baselines.result(row, first, facts, groups))
         console.say(f"evaluated  {row.learner}: {console.percent(found[-1][main])}")
         stop_if_told(told_to_stop, run)
@@ -280,8 +281,8 @@ def evaluate_run(
     summary = {
         "results": found,
         "calibration": honest,
-        **details(experiment, predictions),
-        "patients": by_patient(rows, groups),
+        **details(experiment, first.scores),
+        "patients": by_patient(means),
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "device": jax.devices()[0].device_kind,
         "versions": runs.versions(),

@@ -98,7 +98,9 @@ def test_each_side_is_judged_on_its_own_classes(experiment: Experiment, side: st
 def test_the_difference_is_row_minus_learner() -> None:
     def row(name: str, accuracy: list[float]) -> baselines.Row:
         values = {key: np.asarray(accuracy) for key in ("accuracy", "recall", "f1")}
-        return baselines.Row(name, "none", baselines.Scores(CLASSES, values, (0.0, 1.0), RIGHT), {})
+        return baselines.Row(
+            name, "none", baselines.Scores(CLASSES, values, (0.0, 1.0), RIGHT, RIGHT), {}
+        )
 
     first, worse = row("maml", [0.8, 0.9, 0.7]), row("scratch", [0.5, 0.7, 0.3])
     found = baselines.result(worse, first, {})
@@ -115,7 +117,7 @@ def test_settings_are_chosen_on_meta_validation_and_are_the_best(
         seen.append((episodes.pool is experiment.val.pool, settings[0], steps))
         value = 0.9 if (settings[0], steps) == (0.2, 20) else 0.1
         scores = {"accuracy": np.array([value, value])}
-        return baselines.Scores(CLASSES, scores, (0.0, 1.0), RIGHT)
+        return baselines.Scores(CLASSES, scores, (0.0, 1.0), RIGHT, RIGHT)
 
     monkeypatch.setattr(baselines, "evaluate", scored)
     row = baselines.scratch(running.task_of(experiment))
@@ -397,13 +399,13 @@ def test_objects_from_end_to_end(tmp_path: Path) -> None:
     found = baselines.result(rows["scratch"], rows["panet"], facts)
     assert {"minus_panet", "ap", "object_recall", "object_precision"} <= found.keys()
     assert found["pooled"].keys() >= {"cpm", "ap", "false_positives"}
-    curve = details.by_object(made, own.predictions)
+    curve = details.by_object(made, own)
     assert curve["cpm"] == own.pooled()["cpm"].mean
     low, high = curve["over_groups"]
     assert low <= curve["cpm"] <= high
     assert uncertainty.of_run(made, params, own.predictions) == {}
     assert details.by_class(made, own.predictions) == {}
-    assert details.by_object(made._replace(kind=MASKS), own.predictions) == {}
+    assert details.by_object(made._replace(kind=MASKS), own) == {}
 
 
 @pytest.mark.parametrize(

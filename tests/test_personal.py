@@ -131,7 +131,11 @@ def test_a_personal_effect_is_found_and_without_one_there_is_no_harm(
     ]  # fmt: skip
     own, one, watched = (row.scores.estimate("accuracy").mean for row in rows[:3])
     task = running.task_of(made)
-    found = details.by_patient(rows, baselines.query_groups(task))
+    groups = baselines.query_groups(task)
+    assert groups is not None
+    found = details.by_patient(
+        {row.learner: baselines.patient_means(row.scores, groups) for row in rows}
+    )
     assert found["patients"] == 12
     worse = {name: found["rows"][name]["made_worse"] for name in names[:3]}
     assert worse["global"] == 0

@@ -23,7 +23,7 @@ from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.data.pool import Scaling
 from medmeta_jax.evaluation import FixedEpisodes, Predictions
 from medmeta_jax.experiment import Experiment
-from medmeta_jax.labels import MASKS, mask_scores
+from medmeta_jax.labels import MASKS
 from medmeta_jax.types import Episode, Examples
 
 from .conftest import OF_MASKS
@@ -98,7 +98,7 @@ def test_rows_by_lesion_by_subject_and_by_structure(made: Experiment, first: bas
     over = found["dice_over_subjects"]
     assert over["subjects"] == len(of) >= 3
     assert over["mean"] == pytest.approx(np.mean(list(of.values())))
-    structures = details.details(made, first.scores.predictions)["structures"]
+    structures = details.details(made, first.scores)["structures"]
     assert set(structures) == set(made.split.classes["test"]) == {"any", "1", "2"}
     total = sum(one["dice"] * one["queries"] for one in structures.values())
     assert total / mask.sum() == pytest.approx(each.mean())
@@ -159,7 +159,8 @@ def test_scores_of_an_episode_by_hand() -> None:
     y[..., 1, 0], y[..., 1, 5] = 1, 1
     told = np.zeros_like(y)
     told[..., 1, 0], told[..., 1, 9] = 1, 1
-    found = mask_scores(np.stack([0 * told, told - 0.5], -1), y, np.ones((1, 1), bool))
+    arrays = np.stack([0 * told, told - 0.5], -1), y, np.ones((1, 1), bool)
+    found = {**MASKS.by_episode(*arrays), **MASKS.more(*arrays)}
     assert found["lesion_recall"] == found["lesion_precision"] == found["dice"] == 0.5
     assert found["lesion_dice"] == pytest.approx(1 / 3)  # one of three: found, missed, false
 
