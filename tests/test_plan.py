@@ -233,7 +233,7 @@ def test_rows_are_of_every_method_and_seed_that_is_not_done(
     def judge(plan: Plan, method: str, trained: Any, shots: int) -> Any:
         judged.append((method, shots))
         scores = types.SimpleNamespace(
-            per_episode={"accuracy": [shots]}, by_classes=(0.0, 1.0), pooled=dict
+            every=lambda: {"accuracy": [shots]}, by_classes=(0.0, 1.0), pooled=dict
         )
         return scores, {"shots": shots}
 
