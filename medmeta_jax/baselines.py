@@ -24,7 +24,8 @@ from medmeta_jax.evaluation import (
     sample_key,
     score_predictions,
 )
-from medmeta_jax.labels import OBJECTS, OF_ONE_WAY, OF_PIXELS, SEVERAL, VALUES, Kind
+from medmeta_jax.fitting import kind_for
+from medmeta_jax.labels import LESIONS, OBJECTS, OF_ONE_WAY, OF_PIXELS, SEVERAL, VALUES, Kind
 from medmeta_jax.metrics.intervals import (
     Estimate,
     over_episodes,
@@ -114,12 +115,21 @@ def of_patients(task: Task, learner: MetaLearner, params: Params) -> Iterator[Ro
     yield Row(f"{name}-careful", learner.norm, scores, hyper)
 
 
+def made(task: Task, name: str, backbone: Backbone | None = None, **arguments: Any) -> MetaLearner:
+    """An algorithm over the task's backbone or another, told of labels as their kind is."""
+    backbone = backbone or task.backbone
+    kind = kind_for(task.kind, backbone, task.example_x)
+    if registry.takes("algorithms", name, "loss"):
+        arguments["loss"] = kind.loss
+    factory = registry.factory("algorithms", name)
+    return kind.told(factory(backbone, outputs=task.outputs, **arguments), task.outputs)
+
+
 def scratch(task: Task) -> Row:
     """The network trained on the support set alone, from its initialisation."""
-    make = registry.factory("algorithms", "finetune")
 
     def family(rate: Any) -> MetaLearner:
-        return make(task.backbone, outputs=task.outputs, inner_lr=rate, loss=task.kind.loss)
+        return made(task, "finetune", inner_lr=rate)
 
     params = family(1.0).init(jax.random.key(task.config.seed), task.example_x)
     return tuned(task, "scratch", family, params, FINETUNE_RATES, FINETUNE_STEPS)
@@ -127,9 +137,7 @@ def scratch(task: Task) -> Row:
 
 def raw_centroid(task: Task) -> Row:
     """Nearest class mean of the pixels themselves."""
-    pixels = registry.factory("backbones", "pixels")()
-    make = registry.factory("algorithms", "protonet")
-    learner = make(pixels, outputs=task.outputs, loss=task.kind.loss)
+    learner = made(task, "protonet", registry.factory("backbones", "pixels")())
     return Row("raw-centroid", learner.norm, evaluate(learner, {"body": {}}, task.test), {})
 
 
@@ -149,24 +157,16 @@ def threshold(task: Task) -> Row:
 def pretrained_by(kind: Kind) -> str:
     """The algorithm that pre-trains for all that use it, and by whose scores on meta-validation
     the best checkpoint is chosen: the cheapest to adapt that takes such labels."""
-    return "linear_probe" if kind in OF_PIXELS else "nearest_centroid"
+    return "linear_probe" if kind in (*OF_PIXELS, LESIONS) else "nearest_centroid"
 
 
 def pretrained(task: Task) -> Iterator[Row]:
     """An ordinary classifier of the meta-train classes, or a net that marks all their structures,
     put to use in three ways, or two."""
-
-    def make(name: str, **arguments: Any) -> MetaLearner:
-        if registry.takes("algorithms", name, "loss"):
-            arguments["loss"] = task.kind.loss
-        made: MetaLearner = registry.factory("algorithms", name)(
-            task.backbone, outputs=task.outputs, pool_classes=task.pool_classes, **arguments
-        )
-        return made
-
+    make = functools.partial(made, task, pool_classes=task.pool_classes)
     first = make(pretrained_by(task.kind))
     params = task.pretrain(first)
-    if task.kind not in OF_PIXELS:
+    if pretrained_by(task.kind) == "nearest_centroid":
         yield Row("pretrained-centroid", first.norm, evaluate(first, params, task.test), {})
     yield tuned(
         task,
@@ -224,8 +224,7 @@ def searched(
 
 def patient_means(scores: Scores, groups: np.ndarray) -> np.ndarray:
     """The main score of each group's queries, in the order of the groups' numbers."""
-    predictions = scores.predictions
-    each, mask = scores.kind.each(*predictions)[0], predictions.mask
+    each, mask = scores.kind.each(*scores.read)[0], scores.predictions.mask
     values = np.full(mask.shape, np.nan)
     values[mask] = each.reshape(int(mask.sum()), -1).mean(1)
     return subject_means(values, mask, groups)

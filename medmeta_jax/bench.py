@@ -142,5 +142,6 @@ def run(given: Any, told_to_stop: Callable[[], bool]) -> dict[str, Any]:
         wanted = protocol.that_fit(plan, wanted)
     else:
         protocol.require_fit(plan, wanted)
-    folder = Path(given.out or Path("bench") / portable(f"{Path(given.data).stem}-{given.budget}"))
+    named = portable(f"{Path(config.data).stem}-{given.budget}")
+    folder = Path(given.out or Path("bench") / named)
     return bench_methods(plan, wanted, folder, told_to_stop)

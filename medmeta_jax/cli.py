@@ -19,6 +19,7 @@ from typing import Any
 
 from medmeta_jax import config as configs, launch
 from medmeta_jax.config import ConfigError, TrainConfig
+from medmeta_jax.hints import suggest
 from medmeta_jax.options import (
     BenchMethods,
     DataInspect,
@@ -102,7 +103,7 @@ def with_arguments(
 
 
 def parse_train(arguments: list[str]) -> tuple[TrainConfig, TrainFlags]:
-    """Preset, then file, then flags; `hyper` and `net` flags are those of the factories."""
+    """Preset, then file, then flags; `hyper`, `net` and `read` flags are those of the factories."""
     early = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
     for flag in ("--preset", "--config", "--algorithm", "--backbone", "--data"):
         early.add_argument(flag)
@@ -118,33 +119,44 @@ def parse_train(arguments: list[str]) -> tuple[TrainConfig, TrainFlags]:
         raise ConfigError(f"preset {preset}: names no data; add --data PATH")
     named = {
         key: value
-        for key in ("algorithm", "backbone")
+        for key in ("algorithm", "backbone", "data")
         if (value := getattr(chosen, key)) is not None
     }
     base = configs.check(configs.from_mapping(named, base, "flags"))
 
-    own_arguments = {"hyper": base.hyper, "net": base.net}
+    own_arguments = {"hyper": base.hyper, "net": base.net, "read": arguments_of_source(base)}
     combined, groups = with_arguments((TrainConfig, TrainFlags), own_arguments)
     fields = {f.name: getattr(base, f.name) for f in dataclasses.fields(TrainConfig)}
     parsed = parse(combined, "train", arguments, combined(**{**fields, **groups}))
     flags = TrainFlags(**{f.name: getattr(parsed, f.name) for f in dataclasses.fields(TrainFlags)})
     values = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(TrainConfig)}
-    values["hyper"] = dataclasses.asdict(parsed.hyper)
-    values["net"] = dataclasses.asdict(parsed.net)
+    values |= {name: dataclasses.asdict(getattr(parsed, name)) for name in own_arguments}
     own = {"--resume", f"--resume={flags.resume}", flags.resume, "--json", "--distributed"}
     if flags.resume is not None and set(arguments) - own:
         raise ConfigError("resume: goes on with the run's own configuration; no other option")
     return configs.check(TrainConfig(**values)), flags
 
 
+def arguments_of_source(config: TrainConfig) -> dict[str, Any]:
+    """What the source of a configuration's data is told, its own defaults filled in (ConfigError);
+    nothing where it takes nothing, or there is no such data, which is told when it is read."""
+    from medmeta_jax.data import sources
+    from medmeta_jax.data.samples import DataError
+
+    try:
+        known = sources.options(config.data)
+    except DataError:
+        return dict(config.read)
+    return configs.filled("read", config.read, known)
+
+
 def parse_prepare(arguments: list[str]) -> tuple[DataPrepare, dict[str, Any]]:
     """The verb's options, and those of the source, whose first argument names it."""
     known: dict[str, Any] = {}
     if arguments and not arguments[0].startswith("-"):
-        from medmeta_jax import registry
         from medmeta_jax.data import sources
 
-        known = registry.defaults("data", sources.find(arguments[0]), "catalogue")
+        known = sources.options(arguments[0])
     kind, _ = with_arguments((DataPrepare,), {"read": known} if known else {})
     given = parse(kind, "data prepare", arguments)
     return given, dataclasses.asdict(given.read) if known else {}
@@ -204,7 +216,7 @@ def run_verb(arguments: list[str]) -> tuple[dict[str, Any], bool]:
         "data inspect": DataInspect, "data split": DataSplit, "doctor": Doctor,
     }  # fmt: skip
     if verb not in kinds:
-        raise ConfigError(f"no verb {verb!r}{configs.suggest(verb, ['train', 'launch', *kinds])}")
+        raise ConfigError(f"no verb {verb!r}{suggest(verb, ['train', 'launch', *kinds])}")
     given = parse(kinds[verb], verb, rest)
     if verb == "eval":
         from medmeta_jax import verbs

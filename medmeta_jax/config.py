@@ -1,21 +1,19 @@
 """The configuration of a training run: dataclass, preset, file, flags; the last wins.
 
-A configuration is valid when `check` returns it. What a learner or backbone may be told
-(`hyper`, `net`) is read from its factory's keyword arguments, so a new file in
-`algorithms/` or `backbones/` needs no line here.
+A configuration is valid when `check` returns it. What a learner, a backbone or a data source may
+be told (`hyper`, `net`, `read`) is read from its factory's keyword arguments, so a new file in
+`algorithms/`, `backbones/` or `data/` needs no line here.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
-import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from medmeta_jax import registry
+from medmeta_jax.hints import describe, fits, suggest
 
 PRESETS = Path(__file__).parent / "presets"
 DEFAULT_PRESET = "anatomy"
@@ -39,6 +37,8 @@ class TrainConfig:
 
     data: str = "anatomy"
     """What to train on: "anatomy" (built in), or a folder or file (medmeta data list)."""
+    read: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Arguments of the source that reads `data`."""
     also: tuple[str, ...] = ()
     """More data sets to meta-train on, each a domain of its own."""
     mixing: tuple[float, ...] = ()
@@ -51,11 +51,12 @@ class TrainConfig:
     """Classes of `data` that are meta-validation's, in place of the rule that deals them out."""
     test_classes: tuple[str, ...] = ()
     """Classes of `data` that are meta-test's; those that are in neither list are meta-train's."""
-    task: Literal["auto", "segmentation", "detection", "patient"] = "auto"
+    task: Literal["auto", "segmentation", "detection", "lesions", "patient"] = "auto"
     """What is learned: by "auto" what images are labelled by, classes, several labels or values;
     "segmentation" is to mark the structures of their masks; "detection" is to find objects by their
     boxes, a kind of them an episode, or where there are masks and no boxes their separate parts;
-    "patient" takes patients as tasks, what was seen earlier as support, and later as query."""
+    "lesions" is to tell which lesion an image shows, if any, and to mark it; "patient" takes
+    patients as tasks, what was seen earlier as support, and later as query."""
     shrink: float = 0.5
     """Of detection: an object is marked by an ellipse so much as wide and as high as its box, so
     that neighbours stay apart."""
@@ -164,7 +165,7 @@ def from_mapping(values: Mapping[str, Any], base: TrainConfig, where: str) -> Tr
     changes = dict(values)
     for name in changes.keys() - FIELDS:
         raise ConfigError(f"{where}: no field {name!r}{suggest(name, FIELDS)}")
-    for name, kind in (("hyper", "algorithm"), ("net", "backbone")):
+    for name, kind in (("hyper", "algorithm"), ("net", "backbone"), ("read", "data")):
         given = changes.get(name, {})
         if not isinstance(given, Mapping):
             raise ConfigError(f"{where}: {name} must be a mapping, got {given!r}")
@@ -254,6 +255,8 @@ def check(config: TrainConfig) -> TrainConfig:
     if config.split is not None and (config.also or config.meta_val or config.meta_test):
         raise ConfigError("split: is of one data set; give it without also, meta_val and meta_test")
     check_modalities(config)
+    if config.task == "lesions":
+        check_lesions(config)
     if config.task == "patient" and (config.also or config.split or config.rotate_classes):
         raise ConfigError(
             "task: patient splits the patients of one data set; give it without also, split and "
@@ -279,8 +282,8 @@ def check(config: TrainConfig) -> TrainConfig:
             raise ConfigError(f"augment: no {op!r}{suggest(op, registry.names('augment'))}")
     return dataclasses.replace(
         config,
-        hyper=filled("hyper", config.hyper, "algorithms", config.algorithm),
-        net=filled("net", config.net, "backbones", config.backbone),
+        hyper=filled("hyper", config.hyper, options("algorithms", config.algorithm)),
+        net=filled("net", config.net, options("backbones", config.backbone)),
     )
 
 
@@ -298,6 +301,22 @@ def check_modalities(config: TrainConfig) -> None:
         raise ConfigError("augment: drop_modalities takes channels away; name modalities")
 
 
+def check_lesions(config: TrainConfig) -> None:
+    """ConfigError where tasks of lesions are asked for with what is not for them."""
+    others = {
+        "also": config.also, "meta_val": config.meta_val, "meta_test": config.meta_test,
+        "split": config.split, "modalities": config.modalities,
+        "rotate_classes": config.rotate_classes, "stream": config.stream == "always",
+        "within": config.within == "domain",
+    }  # fmt: skip
+    given = [name for name, value in others.items() if value]
+    if given:
+        raise ConfigError(
+            f"{given[0]}: task lesions is of one data set in memory, whose images without a lesion "
+            "stand on every side; leave it out"
+        )
+
+
 def check_held_out(config: TrainConfig) -> None:
     """ConfigError where classes are named for a side that has its classes from elsewhere, or only
     for one of two."""
@@ -313,64 +332,17 @@ def check_held_out(config: TrainConfig) -> None:
             raise ConfigError(f"{side}_classes: {what}")
 
 
-def filled(field: str, given: Mapping[str, Any], folder: str, kind: str) -> dict[str, Any]:
-    """A factory's defaults with the given values, each of its default's type."""
-    allowed = options(folder, kind)
+def filled(field: str, given: Mapping[str, Any], allowed: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments allowed, each with its default, with the given values, each of its default's
+    type (ConfigError)."""
     for key, value in given.items():
         if key not in allowed:
-            raise ConfigError(f"{field}.{key}: {kind} has no such argument{suggest(key, allowed)}")
+            there = suggest(key, allowed) if allowed else "; there are none"
+            raise ConfigError(f"{field}.{key}: no such argument{there}")
         if not fits(value, type(allowed[key])):
             wanted = describe(type(allowed[key]))
             raise ConfigError(f"{field}.{key}: must be {wanted}, got {value!r}")
     return {**allowed, **given}
-
-
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of an annotated type; whole numbers may stand for real ones.
-
-    >>> fits((2, 5), int | tuple[int, int]), fits(True, int), fits(float("nan"), float)
-    (True, False, False)
-    """
-    kind, inside = get_origin(hint), get_args(hint)
-    if kind is Literal:
-        return type(value) is str and value in inside
-    if kind in (Union, types.UnionType):
-        return any(fits(value, one) for one in inside)
-    if kind is tuple:
-        each = inside[:1] * len(value) if isinstance(value, tuple) and ... in inside else inside
-        return isinstance(value, tuple) and len(value) == len(each) and all(map(fits, value, each))
-    if kind is Mapping:
-        return isinstance(value, Mapping)
-    if hint is float:
-        return type(value) in (int, float) and math.isfinite(value)
-    return type(value) is hint
-
-
-def describe(hint: Any) -> str:
-    """An annotated type in words.
-
-    >>> describe(int | tuple[int, int] | None)
-    'a whole number or a pair of whole numbers or nothing'
-    """
-    kind, inside = get_origin(hint), get_args(hint)
-    if kind is Literal:
-        return f"one of {', '.join(inside)}"
-    if kind in (Union, types.UnionType):
-        return " or ".join(map(describe, inside))
-    if kind is tuple:
-        several = {str: "a list of names", float: "a list of numbers"}
-        return several[inside[0]] if ... in inside else "a pair of whole numbers"
-    words = {
-        int: "a whole number", float: "a number", str: "text", bool: "true or false",
-        type(None): "nothing",
-    }  # fmt: skip
-    return words.get(hint, "a mapping")
-
-
-def suggest(name: str, known: Any) -> str:
-    """A hint at the nearest known name, as the end of a message."""
-    close = difflib.get_close_matches(str(name), list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(sorted(known))}"
 
 
 def to_plain(config: TrainConfig) -> dict[str, Any]:

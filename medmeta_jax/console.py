@@ -58,7 +58,9 @@ def bar(title: str, total: int, done: int = 0) -> Iterator[Any]:
         )
 
 
-def percent(estimate: Mapping[str, float], *, sign: bool = False) -> str:
-    """`{"mean", "ci95"}` as "62.1 ± 0.9"."""
+def percent(estimate: Mapping[str, float] | None, *, sign: bool = False) -> str:
+    """`{"mean", "ci95"}` as "62.1 ± 0.9"; "-" for a score that a row does not have."""
+    if estimate is None:
+        return "-"
     mean = f"{100 * estimate['mean']:{'+' if sign else ''}.1f}"
     return f"{mean} ± {100 * estimate['ci95']:.1f}"

@@ -12,7 +12,16 @@ from medmeta_jax import overlays
 from medmeta_jax.baselines import GLOBAL, places_of
 from medmeta_jax.evaluation import Predictions, Scores
 from medmeta_jax.experiment import Experiment
-from medmeta_jax.labels import MASKS, OBJECTS, OF_ONE_WAY, SEVERAL, VALUES, each_mask, guesses
+from medmeta_jax.labels import (
+    MASKS,
+    OBJECTS,
+    OF_LESIONS,
+    OF_ONE_WAY,
+    SEVERAL,
+    VALUES,
+    each_mask,
+    guesses,
+)
 from medmeta_jax.metrics.classification import confusion, pool_confusion, quadratic_kappa
 from medmeta_jax.metrics.objects import curve_over_groups
 from medmeta_jax.metrics.pooled import over_blocks
@@ -86,17 +95,21 @@ def by_class(experiment: Experiment, predictions: Predictions) -> dict[str, Any]
     """
     if experiment.kind in (SEVERAL, *OF_ONE_WAY):
         return {}
+    ways = predictions.logits.shape[-1]
     labels = np.asarray(experiment.split.pools["test"].labels)
     order = np.argsort(labels)
     places = order[np.searchsorted(labels, predictions.classes, sorter=order)]
     places = np.where(predictions.classes < 0, -1, places)
 
     def table(guess: Any, y: Any, mask: Any, classes: Any) -> np.ndarray:
-        ways = predictions.logits.shape[-1]
         return pool_confusion(confusion(guess, y, mask, ways), classes, len(labels))
 
-    guess = guesses(predictions.logits, predictions.y)
-    arrays = (guess, predictions.y, predictions.mask, places)
+    if experiment.kind in OF_LESIONS:  # whose answers are 0 for none, which is the last way
+        told, truth = experiment.kind.read(*predictions)[:2]
+        guess, y = ((of.astype(int) - 1) % ways for of in (told[..., 0], truth))
+    else:
+        guess, y = guesses(predictions.logits, predictions.y), predictions.y
+    arrays = (guess, y, predictions.mask, places)
     counts = table(*arrays)
     found: dict[str, Any] = {
         "classes": list(experiment.split.classes["test"]),

@@ -159,7 +159,7 @@ def score_predictions(predictions: Predictions) -> Scores:
 
     A prediction that is not finite (an adaptation that diverged) counts as wrong.
     """
-    kind = kind_of(predictions.y)
+    kind = kind_of(predictions.y, predictions.classes)
     read = kind.read(*predictions)
     by_classes = over_classes(*kind.each(*read))
     return Scores(kind, kind.by_episode(*read[:3]), by_classes, predictions, read)

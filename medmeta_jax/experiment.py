@@ -25,10 +25,20 @@ from medmeta_jax.data.pool import Pool, one_image, pool_hash
 from medmeta_jax.data.splits import SIDES, Split
 from medmeta_jax.evaluation import FixedEpisodes
 from medmeta_jax.feed import Feed, Resident
-from medmeta_jax.labels import OF_ONE_WAY, OF_PIXELS, SEVERAL, VALUES, Kind, kind_of_pool
+from medmeta_jax.fitting import kind_for, marks_pixels
+from medmeta_jax.labels import (
+    LESIONS_OF_IMAGES,
+    OF_LESIONS,
+    OF_ONE_WAY,
+    OF_PIXELS,
+    SEVERAL,
+    VALUES,
+    Kind,
+    kind_of_pool,
+)
 from medmeta_jax.meta_gradient import EpisodeLoss
-from medmeta_jax.mldg import mldg
-from medmeta_jax.objectives import Objective, cvar, tr_maml
+from medmeta_jax.objectives import Objective
+from medmeta_jax.outer import make_objective, make_through, outer_optimiser
 from medmeta_jax.runs import Run, existing
 from medmeta_jax.streaming import Lists, Stream, stored_sides
 from medmeta_jax.tasks import episode_spec, load_split, streamed
@@ -67,20 +77,6 @@ class Experiment(NamedTuple):
     weights: Mapping[str, np.ndarray]
 
 
-def outer_optimiser(config: TrainConfig) -> optax.GradientTransformation:
-    """The configured optimiser, with its schedule and clipping."""
-    rate: Any = config.outer_lr
-    if config.schedule == "cosine":
-        rate = optax.cosine_decay_schedule(config.outer_lr, config.meta_steps)
-    clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
-    makers: dict[str, Callable[[Any], optax.GradientTransformation]] = {
-        "adam": optax.adam,
-        "adamw": optax.adamw,
-        "sgd": functools.partial(optax.sgd, momentum=0.9),
-    }
-    return optax.chain(clip, makers[config.optimiser](rate))
-
-
 def kind_of_split(config: TrainConfig, split: Split) -> Kind:
     """What the labels of a split's images are."""
     return kind_of_pool(split.pools["train"], ordered=config.ordered)
@@ -102,7 +98,7 @@ def make_learner(
             )
         arguments["pool_classes"] = classes
     try:
-        return factory(backbone, outputs=outputs, **arguments)
+        return kind.told(factory(backbone, outputs=outputs, **arguments), outputs)
     except ValueError as error:
         raise ConfigError(f"hyper: {error}") from None
 
@@ -114,25 +110,27 @@ def check_fits(experiment: Experiment) -> None:
     it does with a label.
     """
     config, kind, learner = experiment.config, experiment.kind, experiment.learner
+    with_pixels = marks_pixels(experiment.backbone, experiment.example_x)
 
     def predicted(pool: Pool) -> Any:
         key = jax.random.key(0)
         episode = experiment.sampler(key, pool)
         adapted = learner.adapt(learner.init(key, episode.support.x), episode.support, key)
         query = episode.query
-        return query.y, learner.predict(adapted, query.x, query.mask)
+        truth = query.mask if kind is LESIONS_OF_IMAGES else query.y
+        return truth, learner.predict(adapted, query.x, query.mask)
 
     try:
         y, logits = jax.eval_shape(predicted, one_image(experiment.split.pools["train"]))
         fits = logits.shape[:-1] == (y.shape[:-1] if kind is SEVERAL else y.shape)
     except ValueError as error:
         # What JAX says of a loss over pixels and no logit for each is of no help.
-        if kind not in OF_PIXELS or marks_pixels(experiment):
+        if kind not in OF_PIXELS or with_pixels:
             raise ConfigError(f"algorithm: {config.algorithm}: {error}") from None
         fits = False
     except TypeError:
         fits = False
-    if not fits and kind in OF_PIXELS and not marks_pixels(experiment):
+    if not fits and kind in OF_PIXELS and not with_pixels:
         raise ConfigError(
             f"backbone: {config.algorithm} over {config.backbone} has no prediction for each pixel "
             "of a mask; take a backbone that has, such as unet"
@@ -141,59 +139,12 @@ def check_fits(experiment: Experiment) -> None:
         raise ConfigError(f"algorithm: {config.algorithm} does not take {kind.name}")
 
 
-def marks_pixels(experiment: Experiment) -> bool:
-    """Whether the backbone has a feature for each pixel; traced, and not run."""
-
-    def features(x: Array) -> Array:
-        params = experiment.backbone.init(jax.random.key(0), x)
-        return experiment.backbone.apply(params, x, jnp.ones(len(x), bool))[0]
-
-    return len(jax.eval_shape(features, experiment.example_x).shape) == experiment.example_x.ndim
-
-
 def make_backbone(config: TrainConfig) -> Backbone:
     """The configured backbone (ConfigError for a refused argument)."""
     try:
         return registry.factory("backbones", config.backbone)(norm=config.norm, **config.net)
     except ValueError as error:
         raise ConfigError(f"net: {error}") from None
-
-
-def make_objective(config: TrainConfig, split: Split, spec: EpisodeSpec) -> Objective | None:
-    """The configured objective, None for the mean (ConfigError for one that cannot be)."""
-    if config.objective in ("mean", "mldg"):
-        return None
-    if config.objective == "tr_maml":
-        require_domains(config, split, spec)
-    cautious = config.objective == "cvar"
-    try:
-        return cvar(share=config.worst_share) if cautious else tr_maml(rate=config.domain_rate)
-    except ValueError as error:
-        raise ConfigError(f"{'worst_share' if cautious else 'domain_rate'}: {error}") from None
-
-
-def make_through(
-    config: TrainConfig, split: Split, spec: EpisodeSpec
-) -> Callable[[EpisodeLoss], EpisodeLoss] | None:
-    """What an episode's loss is put through, None for nothing (ConfigError for what cannot be)."""
-    if config.objective != "mldg":
-        return None
-    require_domains(config, split, spec)
-    if "train" in split.stored:
-        raise ConfigError("objective: mldg draws two episodes at once; take stream never")
-    try:
-        return mldg(inner_lr=config.domain_rate)
-    except ValueError as error:
-        raise ConfigError(f"domain_rate: {error}") from None
-
-
-def require_domains(config: TrainConfig, split: Split, spec: EpisodeSpec) -> None:
-    """ConfigError where there are no two domains that episodes are of one each of."""
-    if spec.within != "domain" or split.domains < 2:
-        raise ConfigError(
-            f"objective: {config.objective} weighs domains, and needs two or more that episodes "
-            "are drawn within (also, or data with domains and within 'domain')"
-        )
 
 
 def with_augmentation(config: TrainConfig, learner: MetaLearner) -> MetaLearner:
@@ -250,11 +201,12 @@ def build(config: TrainConfig) -> Experiment:
     except ValueError as error:
         raise ConfigError(f"rotate_classes: {error}") from None
     check_pool(split.pools["train"], of_training, split.classes["train"], "meta-train")
-    learner = make_learner(config, backbone, outputs, len(split.class_names), kind)
     sampler = functools.partial(sample, spec=of_training)
     train = split.pools["train"]
     example = jax.eval_shape(lambda pool: sampler(jax.random.key(0), pool), one_image(train))
     example_x = jnp.zeros(example.support.x.shape, example.support.x.dtype)
+    kind = kind_for(kind, backbone, example_x)
+    learner = make_learner(config, backbone, outputs, len(split.class_names), kind)
     start = start_weights(config.init_from, learner, example_x)
     feed: Feed = Resident(train)
     if "train" in split.stored:
@@ -288,7 +240,7 @@ def build(config: TrainConfig) -> Experiment:
         mesh=mesh,
         weights=start,
     )
-    if kind in OF_ONE_WAY:
+    if kind in (*OF_ONE_WAY, *OF_LESIONS):
         check_fits(made)
     return made
 

@@ -1,8 +1,9 @@
 """What a label is, as a value: the loss, the scores and the columns of a table follow from it.
 
 Told by the labels alone: y [n] int is a class, [n, ways] int are several labels, [n] float is
-something that was measured, [n, *spatial] int marks a structure, and [n, M, 2, axes] float are the
-corners of objects, which are learned as marks and told apart when they are judged.
+something that was measured, [n, *spatial] int marks a structure, or lesions of several types, and
+[n, M, 2, axes] float are the corners of objects, which are learned as marks and told apart when
+they are judged.
 """
 
 from __future__ import annotations
@@ -22,10 +23,18 @@ from medmeta_jax.losses import (
     explained,
     gentle_squared_error,
     label_accuracy,
+    lesion_accuracy,
     ranked_probability,
 )
 from medmeta_jax.metrics.classification import confusion, episode_scores
 from medmeta_jax.metrics.intervals import episode_means
+from medmeta_jax.metrics.lesions import (
+    LEAST,
+    each_lesion,
+    image_scores,
+    pooled_presence,
+    read_lesions,
+)
 from medmeta_jax.metrics.multi_label import label_scores, pooled_label_scores, sigmoid
 from medmeta_jax.metrics.objects import match_images, object_scores, pooled_object_scores
 from medmeta_jax.metrics.pooled import pooled_scores, softmax
@@ -36,7 +45,8 @@ from medmeta_jax.metrics.segmentation import (
     surface_scores,
 )
 from medmeta_jax.metrics.values import errors, pooled_value_scores, value_scores
-from medmeta_jax.types import Array, Loss
+from medmeta_jax.types import Array, Loss, MetaLearner
+from medmeta_jax.whole_images import of_whole_images
 
 
 def as_they_are(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -48,6 +58,12 @@ def nothing_more(*arrays: np.ndarray) -> dict[str, np.ndarray]:
     """All scores are quick."""
     del arrays
     return {}
+
+
+def as_it_is(learner: MetaLearner, outputs: int) -> MetaLearner:
+    """A learner is told of labels as they are."""
+    del outputs
+    return learner
 
 
 class Kind(NamedTuple):
@@ -62,10 +78,11 @@ class Kind(NamedTuple):
     by_episode: (logits, y, mask) -> scores [E] by name.
     pooled: (logits, y, mask, classes) -> scores of all predictions together, by name.
     read: logits, y, mask, classes -> what the three above are of in their place; the same four, or
-        with what was found in place of logits.
+        with what was found in place of logits, and of y.
     score_is: what `score` is called, where that is not the first of the columns.
     more: (logits, y, mask) -> further scores [E] of a table, by name, by which nothing is chosen
         and which take longer than those of `by_episode`.
+    told: (learner, its number of outputs) -> the learner as it is told of such labels.
     """
 
     name: str
@@ -79,6 +96,7 @@ class Kind(NamedTuple):
     read: Callable[..., tuple[Any, ...]] = as_they_are
     score_is: str = ""
     more: Callable[..., dict[str, np.ndarray]] = nothing_more
+    told: Callable[[MetaLearner, int], MetaLearner] = as_it_is
 
     @property
     def in_training(self) -> str:
@@ -118,15 +136,16 @@ def each_value(*arrays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def marked(logits: np.ndarray) -> np.ndarray:
-    """What is marked [E, n, *spatial] by logits [..., 2]; nothing where they are not finite."""
-    return np.asarray(logits[..., 1] > logits[..., 0])
+    """What is marked [E, n, *spatial] by logits [..., 1 + kinds], as whatever kind; nothing where
+    they are not finite."""
+    return np.asarray(logits[..., 1:].max(-1) > logits[..., 0])
 
 
 def each_mask(*arrays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The Dice of each query, and its structure."""
     logits, y, mask, classes = arrays
-    found = overlap_scores(marked(logits), y, mask)["dice"]
-    return found[mask], np.broadcast_to(classes, mask.shape)[mask]
+    found = overlap_scores(marked(logits), y > 0, mask)["dice"]
+    return found[mask], np.broadcast_to(classes[:, :1], mask.shape)[mask]
 
 
 def mask_scores(logits: np.ndarray, y: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
@@ -202,20 +221,30 @@ OBJECTS = Kind(
     "cpm", each_episode, object_scores, pooled_object_scores, matched_objects, "dice",
 )  # fmt: skip
 
+LESIONS = Kind(
+    "lesions", dice_and_cross_entropy, functools.partial(lesion_accuracy, least=LEAST),
+    ("accuracy", "recall", "f1", "dice"), "accuracy",
+    each_lesion, image_scores, pooled_presence, read_lesions,
+)  # fmt: skip
+# The same, for a learner that has one prediction an image.
+LESIONS_OF_IMAGES = LESIONS._replace(loss=cross_entropy, told=of_whole_images)
+
 OF_PIXELS = (MASKS, OBJECTS)  # a learner predicts two logits a pixel
+OF_LESIONS = (LESIONS, LESIONS_OF_IMAGES)
 OF_ONE_WAY = (VALUES, *OF_PIXELS)  # an episode is of one value, structure or kind of object
 
 
-def kind_of(y: np.ndarray) -> Kind:
-    """What the labels of episodes [E, n, ...] are.
+def kind_of(y: np.ndarray, classes: np.ndarray) -> Kind:
+    """What the labels of episodes [E, n, ...] of some classes [E, ways] are.
 
-    >>> kind_of(np.zeros((2, 5), np.int32)).name, kind_of(np.zeros((2, 5), np.float32)).name
+    >>> one, five = np.zeros((2, 1), np.int32), np.zeros((2, 5), np.int32)
+    >>> kind_of(five, five).name, kind_of(five.astype(np.float32), one).name
     ('classes', 'values')
     """
     if y.dtype.kind == "f":
         return VALUES if y.ndim == 2 else OBJECTS
     if y.ndim > 3:
-        return MASKS
+        return MASKS if classes.shape[1] == 1 else LESIONS
     return SEVERAL if y.ndim == 3 else CLASSES
 
 
@@ -224,7 +253,7 @@ def kind_of_pool(pool: Any, *, ordered: bool = False) -> Kind:
     if pool.boxes is not None:
         return OBJECTS
     if pool.masks is not None:
-        return MASKS
+        return LESIONS if pool.marks is None else MASKS
     if pool.values is not None:
         return VALUES
     if pool.shown is not None:

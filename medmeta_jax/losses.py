@@ -98,10 +98,14 @@ def overlap(p: Array, truth: Array, mask: Array, smooth: float) -> Array:
 
 def soft_dice(logits: Array, y: Array, mask: Array) -> Array:
     """1 - the overlap of the probabilities with what is to be marked (Milletari et al., arXiv
-    1606.04797, with sums for sums of squares). logits: [n, *spatial, 2], y: [n, *spatial] int."""
+    1606.04797, with sums for sums of squares), of several kinds the mean of theirs.
+
+    logits: [n, *spatial, 1 + kinds], y: [n, *spatial] int, 0 where nothing is marked.
+    """
     logits, y = select(logits, mask), select(y, mask)
-    p = jax.nn.softmax(logits)[..., 1]
-    return 1 - overlap(p, y.astype(p.dtype), mask, 1.0)
+    p, kinds = jax.nn.softmax(logits), range(1, logits.shape[-1])
+    each = [overlap(p[..., k], (y == k).astype(p.dtype), mask, 1.0) for k in kinds]
+    return 1 - sum(each[1:], each[0]) / len(each)
 
 
 def dice_and_cross_entropy(logits: Array, y: Array, mask: Array) -> Array:
@@ -119,6 +123,21 @@ def dice(logits: Array, y: Array, mask: Array) -> Array:
     """
     marked = (logits[..., 1] > logits[..., 0]).astype(jnp.float32)
     return overlap(marked, y.astype(jnp.float32), mask, 1e-6)
+
+
+def lesion_accuracy(logits: Array, y: Array, mask: Array, *, least: int) -> Array:
+    """Share of images taken for the lesion that they show, or for none. A score, no loss.
+
+    y: [n, *spatial], 0 where there is nothing and k where the k-th type is. logits: [n, *spatial,
+    1 + types], by which an image is taken for the type that most of its pixels are, and for none
+    where fewer than `least` are any; or [n, 1 + types], of whole images.
+    """
+    axes = tuple(range(1, y.ndim))
+    told = logits.argmax(-1)
+    if logits.ndim > 2:
+        counts = jax.nn.one_hot(told, logits.shape[-1]).sum(axes)[:, 1:]
+        told = jnp.where(counts.sum(-1) >= least, counts.argmax(-1) + 1, 0)
+    return masked_mean((told == y.max(axes)).astype(jnp.float32), mask)
 
 
 def accuracy(logits: Array, y: Array, mask: Array) -> Array:

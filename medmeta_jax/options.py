@@ -29,8 +29,8 @@ class BenchMethods:
 
     preset: str | None = None
     """As in train: what is learned, on what backbone, from images of what size. Default: none."""
-    data: str = "anatomy"
-    """As in train."""
+    data: str | None = None
+    """As in train. Default: the preset's, or else "anatomy"."""
     also: tuple[str, ...] = ()
     """As in train."""
     meta_val: str | None = None
@@ -41,7 +41,7 @@ class BenchMethods:
     """As in train."""
     test_classes: tuple[str, ...] = ()
     """As in train."""
-    task: Literal["auto", "segmentation", "detection", "patient"] | None = None
+    task: Literal["auto", "segmentation", "detection", "lesions", "patient"] | None = None
     """As in train."""
     backbone: str | None = None
     """As in train, with the budget's channels; segmentation and detection take unet."""

@@ -80,7 +80,8 @@ def look_up(
         if truth.ndim == 3:
             best = int(truth.sum((1, 2)).argmax())
             image, truth, told = image[best], truth[best], told[best]
-        structure = names[int(predictions.classes[episode, 0])]
+        shown = max(int(predictions.y[episode, query].max()), 1)  # of lesions, which type
+        structure = names[int(predictions.classes[episode, shown - 1])] if truth.any() else "none"
         found.append(Shown(image, truth, told, score, structure))
     return found
 

@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medmeta_jax import config as configs, experiment as experiments, registry
+from medmeta_jax import experiment as experiments, registry
 from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.data.episodes import EpisodeSpec, bounds, sample
 from medmeta_jax.data.feasible import check_pool
 from medmeta_jax.data.pool import Pool
 from medmeta_jax.evaluation import FixedEpisodes
 from medmeta_jax.experiment import Experiment
+from medmeta_jax.hints import suggest
 from medmeta_jax.types import Array, Episode
 
 # Rows that no algorithm's file stands for: the untrained network fine-tuned on the support set,
@@ -82,7 +83,7 @@ def chosen_methods(names: tuple[str, ...]) -> tuple[str, ...]:
     known = methods()
     for name in names:
         if name != "all" and name not in known:
-            raise ConfigError(f"methods: no {name!r}{configs.suggest(name, known)}")
+            raise ConfigError(f"methods: no {name!r}{suggest(name, known)}")
     asked = known if "all" in names else tuple(dict.fromkeys(names))
     first = "maml" if "maml" in asked else asked[0]
     return (first, *(name for name in asked if name != first))

@@ -30,6 +30,7 @@ from medmeta_jax import (
 from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.evaluation import Family, Scores, evaluate
 from medmeta_jax.experiment import Experiment
+from medmeta_jax.fitting import kind_for
 from medmeta_jax.labels import Kind
 from medmeta_jax.plan import RAW_CENTROID, SCRATCH, THRESHOLD, Plan, judged_at
 from medmeta_jax.types import Backbone, MetaLearner, Params
@@ -65,16 +66,13 @@ def for_method(plan: Plan, method: str, **hyper: Any) -> Experiment:
     given = {name: value for name, value in {**phases, **hyper}.items() if name in known}
     config = dataclasses.replace(plan.experiment.config, algorithm=algorithm, hyper=given)
     config = configs.check(config)
+    kind = kind_for(plan.experiment.kind, backbone, plan.experiment.example_x)
     learner = experiments.make_learner(
-        config,
-        backbone,
-        plan.experiment.outputs,
-        len(plan.experiment.split.class_names),
-        plan.experiment.kind,
+        config, backbone, plan.experiment.outputs, len(plan.experiment.split.class_names), kind
     )
     training = experiments.with_augmentation(config, learner)
     return plan.experiment._replace(
-        config=config, backbone=backbone, learner=learner, training=training
+        config=config, backbone=backbone, learner=learner, training=training, kind=kind
     )
 
 

@@ -41,7 +41,10 @@ def result(records: Sequence[Record], facts: Mapping[str, Any], shots: int) -> d
         **facts,
         "shots": shots,
         "norm": records[0]["norm"],
-        **{name: over_episodes(values(records, shots, name).mean(0))._asdict() for name in columns},
+        **{
+            name: over_episodes(values(records, shots, name).mean(0))._asdict()
+            for name in records[0]["shots"][str(shots)]["scores"]
+        },
         f"{columns[0]}_over_classes": records[0]["shots"][str(shots)]["over_classes"],
         f"{columns[0]}_over_subjects": records[0]["shots"][str(shots)].get("over_subjects"),
         "pooled": pooled([r["shots"][str(shots)]["pooled"] for r in records]),
@@ -132,10 +135,11 @@ def as_csv(found: Sequence[Mapping[str, Any]], reference: str) -> str:
     )  # fmt: skip
     for row in found:
         gap: Mapping[str, Any] = gap_of(row) or {}
+        further = (row[name]["mean"] if name in row else None for name in others)
         writer.writerow(
             [row["learner"], row["ways"], row["shots"], row[main]["mean"], row[main]["ci95"],
-             *(row[name]["mean"] for name in others), row["seeds"]["count"], row["seeds"]["sd"],
-             gap.get("mean"), gap.get("ci95"), row.get("p_holm"), row["norm"], row["episodes"],
+             *further, row["seeds"]["count"], row["seeds"]["sd"], gap.get("mean"),
+             gap.get("ci95"), row.get("p_holm"), row["norm"], row["episodes"],
              row["episodes_hash"]]
         )  # fmt: skip
     return out.getvalue()

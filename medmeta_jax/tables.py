@@ -25,7 +25,7 @@ def table(summary: dict[str, Any], out: TextIO) -> None:
         lines.append(
             (
                 row["learner"],
-                *(percent(row[name]) for name in columns),
+                *(percent(row.get(name)) for name in columns),
                 percent(gap, sign=True) if gap else "",
                 row["norm"],
             )
@@ -47,6 +47,7 @@ def footnote(summary: dict[str, Any]) -> str:
         *value_lines(summary),
         *patient_lines(summary.get("patients", {}), row["learner"]),
         *mask_lines(row),
+        *lesion_lines(summary["results"]),
         *object_lines(summary),
         *caveats(row),
         *grade_lines(summary),
@@ -84,6 +85,23 @@ def mask_lines(row: Mapping[str, Any]) -> list[str]:
     if row["labels"] != "masks":
         return []
     return ["HD95 is in hundredths of the image's diagonal; lower is better."]
+
+
+def lesion_lines(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the scores of lesions are, and how well rows tell whether there is one."""
+    if results[0]["labels"] != "lesions":
+        return []
+    presence = [
+        f"{row['learner']} {percent(row['presence_accuracy'])} (recall "
+        f"{percent(row['presence_recall'])}, F1 {percent(row['presence_f1'])})"
+        for row in results
+    ]
+    return [
+        "Accuracy, recall and F1 are of which lesion an image shows, if any: the type of which "
+        "most pixels are marked, and none where fewer than 4 are. Dice is over images with a "
+        "lesion, whatever its type is taken for.",
+        f"Whether there is a lesion at all: {'; '.join(presence)}.",
+    ]
 
 
 def grade_lines(summary: Mapping[str, Any]) -> list[str]:

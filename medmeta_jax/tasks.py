@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from medmeta_jax import registry
+from medmeta_jax import config as configs, registry
 from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.data import objects, prepared, sources, split_file
 from medmeta_jax.data.episodes import EpisodeSpec
 from medmeta_jax.data.feasible import check_pool
+from medmeta_jax.data.lesions import lesions, sides_of
 from medmeta_jax.data.patients import by_patient
 from medmeta_jax.data.pool import of_one_way
 from medmeta_jax.data.samples import DataError, Samples
@@ -22,19 +23,21 @@ RESIDENT_SHARE = 0.25  # of a device's memory, that images may take; the rest is
 
 
 def load_split(config: TrainConfig) -> Split:
-    """Read the configured data and split its classes (DataError). Where `config.stream` says so,
-    the images of prepared folders are left in their files."""
+    """Read the configured data and split its classes (DataError, ConfigError). Where
+    `config.stream` says so, the images of prepared folders are left in their files."""
+    told = {config.data: arguments_of_source(config)}
 
     def load(source: str, *, every_side: bool = True) -> Samples:
         how: dict[str, Any] = {"image_size": config.image_size, "on_error": config.on_error}
         if config.task == "detection":
             return objects.load(source, **how, shrink=config.shrink)
         stays = config.stream == "always" and is_prepared(source)
-        masks = config.task == "segmentation"
+        how["masks"] = config.task in ("segmentation", "lesions")
         if stays:
-            found = prepared.open_samples(source, **how, masks=masks)
+            found = prepared.open_samples(source, **how)
         else:
-            found = sources.load(source, **how, masks=masks, modalities=config.modalities)
+            read = told.get(source, {})
+            found = sources.load(source, **how, modalities=config.modalities, read=read)
         if found.present is not None and not found.present.all() and not takes_absent(config):
             raise ConfigError(
                 f"backbone: {config.backbone} does not take images that lack a modality, and some "
@@ -42,10 +45,16 @@ def load_split(config: TrainConfig) -> Split:
             )
         if config.task == "patient":
             return by_patient(found, every_side=every_side)
-        return structures(found) if masks else found
+        if config.task == "lesions":
+            return lesions(found)
+        return structures(found) if config.task == "segmentation" else found
 
     others = {"val": config.meta_val, "test": config.meta_test}
     parts = {name: load(source) for name, source in domain_names(config).items()}
+    if config.task == "lesions":
+        (found,) = parts.values()
+        sides = sides_of(found, config.val_classes, config.test_classes)
+        return make_split(found, given=sides, standardised=config.standardise)
     if config.val_classes or config.test_classes:
         (name,) = parts
         parts[name] = held_out(parts[name], config.val_classes, config.test_classes)
@@ -63,6 +72,16 @@ def load_split(config: TrainConfig) -> Split:
             if source is not None
         },
     )
+
+
+def arguments_of_source(config: TrainConfig) -> dict[str, Any]:
+    """What the source that reads `config.data` is told: what the configuration says, in its own
+    defaults (ConfigError); nothing where it says nothing."""
+    if not config.read:
+        return {}
+    if config.task == "detection":
+        raise ConfigError("read: detection reads whole images with all their boxes; leave it out")
+    return configs.filled("read", config.read, sources.options(config.data))
 
 
 def takes_absent(config: TrainConfig) -> bool:
@@ -84,7 +103,7 @@ def streamed(config: TrainConfig, room: int) -> bool:
         if config.stream == "always":
             raise ConfigError("stream: 'always' is not for detection, whose boxes stay in memory")
         return False
-    if config.stream == "never" or config.modalities:
+    if config.stream == "never" or config.modalities or config.task == "lesions":
         return False
     trained_on = (config.data, *config.also)
     others = [source for source in trained_on if not is_prepared(source)]
@@ -129,6 +148,8 @@ def episode_spec(config: TrainConfig, split: Split) -> EpisodeSpec:
             "so --disjoint group cannot be kept; use image"
         )
     within = config.within
+    if config.task == "lesions":
+        within = "any"
     if within == "auto":
         within = "domain" if config.also or of_patients else "any"
     one = of_one_way(split.pools["train"])

@@ -21,7 +21,7 @@ from medmeta_jax.evaluation import (
     predict_episodes,
 )
 from medmeta_jax.experiment import Experiment
-from medmeta_jax.labels import OF_PIXELS, SEVERAL, VALUES
+from medmeta_jax.labels import OF_LESIONS, OF_PIXELS, SEVERAL, VALUES
 from medmeta_jax.metrics import calibration as sets, multi_label
 from medmeta_jax.metrics.calibration import Calibration
 from medmeta_jax.metrics.intervals import over_episodes
@@ -131,7 +131,7 @@ def interval_report(
 def of_run(experiment: Experiment, params: Params, predictions: Predictions) -> dict[str, Any]:
     """What is fitted on meta-validation for a run, and how it does on meta-test predictions; by
     what the labels are."""
-    if experiment.kind in OF_PIXELS:
+    if experiment.kind in (*OF_PIXELS, *OF_LESIONS):
         return {}  # a mask's pixels resemble each other: what holds for images does not for them
     if experiment.kind is VALUES:
         return interval_report(experiment, params, predictions)

@@ -32,7 +32,7 @@ from medmeta_jax.data.samples import DataError
 from medmeta_jax.data.splits import SIDES
 from medmeta_jax.details import by_patient, details, shown
 from medmeta_jax.experiment import Experiment
-from medmeta_jax.labels import MASKS
+from medmeta_jax.labels import LESIONS, MASKS
 from medmeta_jax.runs import Run
 from medmeta_jax.train import NonFiniteError
 
@@ -293,7 +293,7 @@ def evaluate_run(
     if run is not None:
         try:
             runs.write_json(run.calibration, honest)
-            if experiment.kind is MASKS:
+            if experiment.kind in (MASKS, LESIONS):
                 overlays.save(shown(experiment, predictions), run.overlays)
                 console.say(f"overlays   {run.overlays}")
             runs.write_json(run.summary, summary)

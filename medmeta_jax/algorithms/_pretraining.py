@@ -3,7 +3,8 @@
 The images of an episode, support and query together, are one labelled batch of the
 pool's own classes (`Episode.classes`), so pre-training goes through the same sampler,
 step and budget as every meta-learner. Where labels are masks, an episode's images mark one
-structure of the pool, and each structure has an output of its own: joint pre-training on all.
+structure of the pool, and each structure has an output of its own: joint pre-training on all. Where
+they mark lesions of several types, a pixel is of one of all types, or of none.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def pretraining_loss(
     """Cross-entropy over the pool's own classes. Info holds the logits of the query.
 
     classify: (classifier, features [n, F]) -> logits [n, pool_classes].
-    of_masks: the loss of the episode's structure where labels are masks.
+    of_masks: the loss of the episode's structure, or of all types, where labels are masks.
     """
 
     def loss(params: Params, episode: Episode, key: Array, step: Array) -> tuple[Array, Info]:
@@ -56,6 +57,11 @@ def pretraining_loss(
         logits = classify(params["classifier"], jnp.concatenate([seen, asked]))
         y = jnp.concatenate([support.y, query.y])
         mask = jnp.concatenate([support.mask, query.mask])
+        if y.ndim > 2 and episode.classes.shape[0] > 1:
+            every = jnp.concatenate([jnp.zeros_like(logits[..., :1]), logits], -1)
+            value = of_masks(every, jnp.where(y > 0, episode.classes[y - 1] + 1, 0), mask)
+            of_types = jnp.append(0, episode.classes[:-1] + 1)  # the last way is of none
+            return value, Info(value, every[support.y.shape[0] :][..., of_types])
         if y.ndim > 1:
             marked = logits[..., episode.classes[0]]
             logits = jnp.stack([jnp.zeros_like(marked), marked], -1)

@@ -7,7 +7,8 @@ u is the map of a query, v_i those of the support, which begin as image and mask
 blocks ends in the query's logits. Nothing is adapted: there is no gradient at test time, and the
 result does not depend on the order of the support.
 
-Deviations: few channels; max-pooling and repeated pixels on the way down and up, as of `unet`.
+Deviations: few channels; max-pooling and repeated pixels on the way down and up, as of `unet`; of
+several types of lesions the network is asked for each in turn, with the others as not marked.
 """
 
 from __future__ import annotations
@@ -90,9 +91,10 @@ def crossblock(
     width: int = 16,
     depth: int = 3,
 ) -> MetaLearner:
-    """A U-Net of CrossBlocks; `outputs` is 2. It is its own network: the backbone is not used.
+    """A U-Net of CrossBlocks. It is its own network: the backbone is not used.
 
     Args:
+      outputs: 2, or for lesions one more than there are types.
       width: channels of every block.
       depth: levels.
 
@@ -100,8 +102,8 @@ def crossblock(
     when adapting, where labels are no masks.
     """
     del backbone
-    if outputs != 2:
-        raise ValueError(f"outputs must be 2 (not marked, marked), got {outputs}")
+    if outputs < 2:
+        raise ValueError(f"outputs must be >= 2 (not marked, marked), got {outputs}")
     if width < 1 or depth < 1:
         raise ValueError(f"width and depth must be >= 1, got {width} and {depth}")
 
@@ -131,10 +133,18 @@ def crossblock(
     def predict(adapted: Adapted, x: PyTree, mask: Array) -> Array:
         del mask
         net, support = adapted
-        # 1 where it is marked, -1 where not, and 0 nowhere but in padding.
-        marks = 2 * support.y[..., None].astype(support.x.dtype) - 1
-        v = jnp.concatenate([support.x, marks], -1)
-        return jax.vmap(lambda u: network(net, u, v, support.mask))(x)
+
+        def of_type(k: Array) -> Array:
+            # 1 where it is marked, -1 where not, and 0 nowhere but in padding.
+            marks = 2 * (support.y == k)[..., None].astype(support.x.dtype) - 1
+            v = jnp.concatenate([support.x, marks], -1)
+            return jax.vmap(lambda u: network(net, u, v, support.mask))(x)
+
+        if outputs == 2:
+            return of_type(jnp.ones((), support.y.dtype))
+        each = jax.vmap(of_type)(jnp.arange(1, outputs, dtype=support.y.dtype))
+        above = jnp.moveaxis(each[..., 1] - each[..., 0], 0, -1)
+        return jnp.concatenate([jnp.zeros_like(above[..., :1]), above], -1)
 
     meta_loss = query_loss(adapt, predict, loss)
     return checked(MetaLearner(init, adapt, predict, meta_loss, "none"))

@@ -1,4 +1,4 @@
-"""PANet: a prototype of what is marked and one of what is not. Wang et al., 2019, arXiv 1908.06391.
+"""PANet: prototypes of what is marked and of what is not. Wang et al., 2019, arXiv 1908.06391.
 
     p_c = Σ F(x) m_c / Σ m_c over the support's pixels;   logits_c(x) = s cos(F(x), p_c)
 
@@ -36,21 +36,22 @@ from medmeta_jax.types import (
 
 
 class Adapted(NamedTuple):
-    """The body, two prototypes [2, F], norm statistics."""
+    """The body, prototypes [outputs, F], norm statistics."""
 
     body: Params
     prototypes: Array
     stats: PyTree
 
 
-def prototypes_of(features: Array, y: Array, mask: Array) -> Array:
-    """The mean feature of the pixels that are not marked and of those that are: [2, F].
+def prototypes_of(features: Array, y: Array, mask: Array, outputs: int = 2) -> Array:
+    """The mean feature of the pixels that are not marked and of those that are, by what they are
+    marked as: [outputs, F].
 
     features: [n, *spatial, F]; y: [n, *spatial] int; mask: [n]. 0 where there is no such pixel.
     """
     there = mask.reshape(-1, *(1,) * (y.ndim - 1))
-    members = jnp.stack([(y == c) & there for c in (0, 1)], -1)
-    flat = members.reshape(-1, 2).astype(features.dtype)
+    members = jnp.stack([(y == c) & there for c in range(outputs)], -1)
+    flat = members.reshape(-1, outputs).astype(features.dtype)
     kept = jnp.where(there[..., None], features, 0).reshape(-1, features.shape[-1])
     return (flat.T @ kept) / jnp.maximum(flat.sum(0), 1)[:, None]
 
@@ -77,17 +78,18 @@ def panet(
     scale: float = 20.0,
     alignment: float = 1.0,
 ) -> MetaLearner:
-    """PANet over a backbone with a feature a pixel; `outputs` is 2.
+    """PANet over a backbone with a feature a pixel.
 
     Args:
+      outputs: 2, or for lesions one more than there are types.
       scale: s.
       alignment: w; 0 leaves the alignment loss out.
 
     `adapt` has no steps: its `steps` argument is ignored. meta_params: {"body"}. Raises ValueError,
     when adapting, where labels are no masks.
     """
-    if outputs != 2:
-        raise ValueError(f"outputs must be 2 (not marked, marked), got {outputs}")
+    if outputs < 2:
+        raise ValueError(f"outputs must be >= 2 (not marked, marked), got {outputs}")
     require_positive("scale", scale)
     if alignment < 0:
         raise ValueError(f"alignment must be >= 0, got {alignment}")
@@ -99,7 +101,8 @@ def panet(
         del key, steps
         features, stats = backbone.apply(theta["body"], support.x, support.mask)
         require_masks(features, support)
-        return Adapted(theta["body"], prototypes_of(features, support.y, support.mask), stats)
+        prototypes = prototypes_of(features, support.y, support.mask, outputs)
+        return Adapted(theta["body"], prototypes, stats)
 
     def predict(adapted: Adapted, x: PyTree, mask: Array) -> Array:
         features, _ = backbone.apply(adapted.body, x, mask, adapted.stats)
@@ -114,7 +117,7 @@ def panet(
         value = loss(logits, query.y, query.mask)
         if not alignment:
             return value, Info(value, logits)
-        back = prototypes_of(features, logits.argmax(-1), query.mask)
+        back = prototypes_of(features, logits.argmax(-1), query.mask, outputs)
         again, _ = backbone.apply(theta["body"], support.x, support.mask, adapted.stats)
         aligned = loss(scale * unit(again) @ unit(back).T, support.y, support.mask)
         return value + alignment * aligned, Info(value, logits)

@@ -35,7 +35,8 @@ class EpisodeSpec:
     within: an episode's classes are of "any" domain, or all of one "domain", drawn by
         `Pool.mixing`; of one with fewer classes than the ways drawn, it has all of them.
     shuffle: classes stand in random order, so that a way's number says nothing; else in the
-        pool's order, for classes that have one (grades).
+        pool's order, for classes that have one (grades). Of lesions, the class of images without
+        one (`Pool.empty`) is the last way of every episode.
     rotate: a class turned by 90, 180 or 270 degrees is another class (Santoro et al., arXiv
         1605.06065). Not for anatomy, which has an up and a down.
     """
@@ -152,7 +153,11 @@ def draw_classes(key: Array, pool: Pool, spec: EpisodeSpec, n_ways: Array) -> Ar
     """The classes of an episode as `Indices.classes` has them: [most ways], -1 where absent."""
     turns, most = 4 if spec.rotate else 1, bounds(spec.ways)[1]
     count = turns * pool.rows.shape[0]
-    if spec.within == "any":
+    if pool.empty is not None:
+        most, n_ways = most - 1, n_ways - 1
+        noise = jax.random.uniform(key, (count,)).at[pool.empty].set(-1.0)
+        order = jax.lax.top_k(noise, most)[1]
+    elif spec.within == "any":
         order = jax.random.permutation(key, count)[:most]
     else:
         domain_key, key = jax.random.split(key)
@@ -163,7 +168,8 @@ def draw_classes(key: Array, pool: Pool, spec: EpisodeSpec, n_ways: Array) -> Ar
     present = jnp.arange(most) < n_ways
     if not spec.shuffle:
         order = jnp.sort(jnp.where(present, order, count))
-    return jnp.where(present, order, -1).astype(jnp.int32)
+    classes = jnp.where(present, order, -1).astype(jnp.int32)
+    return classes if pool.empty is None else jnp.append(classes, pool.empty)
 
 
 def split_groups(key: Array, group: Array, rows: Array, shots: Array) -> tuple[Array, Array, Array]:
@@ -235,10 +241,14 @@ def gather(pool: Pool, indices: Indices, *, rotate: bool = False) -> Episode:
     def side(index: Array, y: Array) -> Examples:
         mask = index >= 0
         x = pool.x[index]
-        if pool.masks is not None and pool.marks is not None:
-            own = pool.marks[indices.classes[0]]
+        if pool.masks is not None:
             drawn = pool.masks[index]
-            y = jnp.where(own == 0, drawn > 0, drawn == own).astype(jnp.int32)
+            if pool.marks is None:  # of lesions, each marked by its way, the first as 1
+                way = jnp.expand_dims(y + 1, tuple(range(1, drawn.ndim)))
+                y = jnp.where(drawn > 0, way, 0).astype(jnp.int32)
+            else:
+                own = pool.marks[indices.classes[0]]
+                y = jnp.where(own == 0, drawn > 0, drawn == own).astype(jnp.int32)
         if rotate:
             x = quarter_turns(x, (indices.classes // count)[y])
         x = (x.astype(jnp.float32) / 255.0 - pool.shift) * pool.scale

@@ -45,8 +45,10 @@ class Pool(NamedTuple):
     values: [N, classes] float32, what was measured of each image, NaN where it is not known, where
         classes are that; else None.
     spread: [classes] float32, the standard deviation of the values; else None.
-    masks: [N, *spatial] uint8, where classes are structures to be marked; else None.
-    marks: [classes] uint8, the value of each in the masks, 0 for any but 0; else None.
+    masks: [N, *spatial] uint8, where structures or lesions are to be marked; else None.
+    marks: [classes] uint8, where classes are structures, the value of each in the masks, 0 for any
+        but 0; else None.
+    empty: int32, where classes are types of lesions, that of images without one; else None.
     present: [N, C] bool, which modalities an image has, where channels are that; else None. What it
         lacks is NaN in an episode.
     time: [N] float32, when an image was taken, where that is known; else None.
@@ -77,6 +79,7 @@ class Pool(NamedTuple):
     spread: Array | None = None
     masks: Array | None = None
     marks: Array | None = None
+    empty: Array | None = None
     present: Array | None = None
     time: Array | None = None
     boxes: Array | None = None
@@ -88,7 +91,7 @@ class Pool(NamedTuple):
 def of_one_way(pool: Pool) -> str:
     """What a pool's images have where an episode is of one way alone: "values", "masks", "objects",
     or ""."""
-    known = {"values": pool.values, "objects": pool.boxes, "masks": pool.masks}
+    known = {"values": pool.values, "objects": pool.boxes, "masks": pool.marks}
     return next((name for name, own in known.items() if own is not None), "")
 
 
@@ -158,7 +161,9 @@ def hash_of(images: np.ndarray | StoredImages, masks: Any, pool: Pool) -> str:
     add(images.shape, chunks(images))
     if pool.masks is not None:
         add((len(masks), *pool.masks.shape[1:]), chunks(masks))
-    more = (pool.shown, pool.values, pool.marks, pool.boxes, pool.kinds, pool.present)
+    more = (
+        pool.shown, pool.values, pool.marks, pool.empty, pool.boxes, pool.kinds, pool.present,
+    )  # fmt: skip
     for part in (pool.rows, pool.labels, pool.group, *more):
         if part is not None:
             add(part.shape, [np.asarray(part)])
@@ -241,7 +246,11 @@ def members_of(samples: Samples, classes: tuple[str, ...]) -> tuple[list[np.ndar
 def several_labels(
     samples: Samples, classes: tuple[str, ...], domains: list[str], used: np.ndarray
 ) -> dict[str, Array]:
-    """The fields of a pool whose images may have several labels, or values; none for classes."""
+    """The fields of a pool whose images may have several labels, or values, or lesions; none for
+    classes."""
+    if samples.no_lesion is not None and samples.masks is not None:
+        empty = jnp.asarray(classes.index(samples.no_lesion), jnp.int32)
+        return {"masks": jnp.asarray(samples.masks[used]), "empty": empty}
     if samples.labels.ndim == 1:
         return {}
     columns = [samples.class_names.index(name) for name in classes]

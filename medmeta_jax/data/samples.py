@@ -63,6 +63,8 @@ class Samples(NamedTuple):
         first corner and the last of each, in pixels, NaN beyond an image's own
         (`data/objects.py`); else None.
     kinds: [N, M] uint8, the value of each object in the masks, 0 beyond an image's own; else None.
+    no_lesion: the class of images without a lesion, where it is to tell which lesion an image shows
+        and where (`data/lesions.py`); else None.
     """
 
     images: np.ndarray | StoredImages
@@ -81,6 +83,7 @@ class Samples(NamedTuple):
     times: np.ndarray | None = None
     boxes: np.ndarray | None = None
     kinds: np.ndarray | None = None
+    no_lesion: str | None = None
 
 
 def open_image(path: Path | BinaryIO, what: str = "image") -> Any:

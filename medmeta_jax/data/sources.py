@@ -10,8 +10,9 @@ other source recognises.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 from medmeta_jax import registry
@@ -56,6 +57,12 @@ def catalogue(source: str, **options: Any) -> Catalogue:
     return found
 
 
+def options(source: str) -> dict[str, Any]:
+    """What a data set's source may be told, with its own defaults. Raises DataError where there is
+    no such data set."""
+    return registry.defaults("data", find(source), "catalogue")
+
+
 def of_whole_images(source: str) -> dict[str, Any]:
     """The options of a source's `catalogue` by which its records are whole images with all their
     boxes. Raises DataError naming the path."""
@@ -69,12 +76,14 @@ def load(
     on_error: OnError = "fail",
     masks: bool = False,
     modalities: tuple[str, ...] = (),
+    read: Mapping[str, Any] = MappingProxyType({}),
 ) -> Samples:
     """Read a data set by name or path, with its masks where asked for, and several modalities of an
-    image as its channels, where these are named. Raises DataError naming the path and the remedy.
+    image as its channels, where these are named; `read` are options of its source's `catalogue`.
+    Raises DataError naming the path and the remedy.
     """
     return reading.load_samples(
-        catalogue(source),
+        catalogue(source, **read),
         image_size=image_size,
         on_error=on_error,
         masks=masks,
