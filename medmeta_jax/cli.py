@@ -15,9 +15,10 @@ import signal
 import sys
 import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from medmeta_jax import config as configs, launch
+from medmeta_jax import config as configs, launch, registry
 from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.hints import suggest
 from medmeta_jax.options import (
@@ -140,6 +141,9 @@ def parse_train(arguments: list[str]) -> tuple[TrainConfig, TrainFlags]:
 def arguments_of_source(config: TrainConfig) -> dict[str, Any]:
     """What the source of a configuration's data is told, its own defaults filled in (ConfigError);
     nothing where it takes nothing, or there is no such data, which is told when it is read."""
+    if config.data in registry.names("data") and not Path(config.data).exists():
+        known = registry.defaults("data", config.data, "catalogue")  # built in; without NumPy
+        return configs.filled("read", config.read, known, config.data)
     from medmeta_jax.data import sources
     from medmeta_jax.data.samples import DataError
 
@@ -147,7 +151,7 @@ def arguments_of_source(config: TrainConfig) -> dict[str, Any]:
         known = sources.options(config.data)
     except DataError:
         return dict(config.read)
-    return configs.filled("read", config.read, known)
+    return configs.filled("read", config.read, known, config.data)
 
 
 def parse_prepare(arguments: list[str]) -> tuple[DataPrepare, dict[str, Any]]:

@@ -282,8 +282,10 @@ def check(config: TrainConfig) -> TrainConfig:
             raise ConfigError(f"augment: no {op!r}{suggest(op, registry.names('augment'))}")
     return dataclasses.replace(
         config,
-        hyper=filled("hyper", config.hyper, options("algorithms", config.algorithm)),
-        net=filled("net", config.net, options("backbones", config.backbone)),
+        hyper=filled(
+            "hyper", config.hyper, options("algorithms", config.algorithm), config.algorithm
+        ),
+        net=filled("net", config.net, options("backbones", config.backbone), config.backbone),
     )
 
 
@@ -332,13 +334,15 @@ def check_held_out(config: TrainConfig) -> None:
             raise ConfigError(f"{side}_classes: {what}")
 
 
-def filled(field: str, given: Mapping[str, Any], allowed: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments allowed, each with its default, with the given values, each of its default's
-    type (ConfigError)."""
+def filled(
+    field: str, given: Mapping[str, Any], allowed: Mapping[str, Any], who: str
+) -> dict[str, Any]:
+    """The arguments that `who` may be told, each with its default, with the given values, each of
+    its default's type (ConfigError)."""
     for key, value in given.items():
         if key not in allowed:
-            there = suggest(key, allowed) if allowed else "; there are none"
-            raise ConfigError(f"{field}.{key}: no such argument{there}")
+            there = suggest(key, allowed) if allowed else ""
+            raise ConfigError(f"{field}.{key}: {who} has no such argument{there}")
         if not fits(value, type(allowed[key])):
             wanted = describe(type(allowed[key]))
             raise ConfigError(f"{field}.{key}: must be {wanted}, got {value!r}")

@@ -81,7 +81,7 @@ def arguments_of_source(config: TrainConfig) -> dict[str, Any]:
         return {}
     if config.task == "detection":
         raise ConfigError("read: detection reads whole images with all their boxes; leave it out")
-    return configs.filled("read", config.read, sources.options(config.data))
+    return configs.filled("read", config.read, sources.options(config.data), config.data)
 
 
 def takes_absent(config: TrainConfig) -> bool:

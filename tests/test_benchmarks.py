@@ -11,10 +11,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import breakdown, memory, memory_use, report, rotation, scaling, streaming
+from benchmarks import (
+    breakdown,
+    case_study,
+    memory,
+    memory_use,
+    report,
+    rotation,
+    scaling,
+    streaming,
+)
 from benchmarks.workloads import WORKLOADS, Arrays, Engine, gflop, make_arrays, make_learner
 from medmeta_jax import parallel
+from medmeta_jax.config import check
 from medmeta_jax.data import prepared
+from medmeta_jax.data.phantom_lesions import TYPES
 from medmeta_jax.types import Episode, Examples
 
 TINY = dataclasses.replace(WORKLOADS["A"], widths=(4, 4), size=8, meta_batch=2, steps=1, queries=2)
@@ -161,3 +172,28 @@ def test_the_rotations_table_is_ordered_by_the_mean_and_holds_what_all_have() ->
         for name, rows in found.items()
     }
     assert rotation.table(of_classes).startswith("Dice, 3-way 1-shot, 9 episodes each (ab, ab)")
+
+
+def test_the_case_study_holds_out_each_type_once() -> None:
+    judged: list[str] = []
+    for turn in range(case_study.TURNS):
+        config = check(case_study.config_of(case_study.NETWORKS["unet"], turn, 3))
+        assert len({*config.val_classes, *config.test_classes}) == 4
+        assert (config.read["seed"], config.seed) == (3, 3)
+        assert config.read["d_prime"] == 40  # of the protocol, and never another
+        judged += config.test_classes
+    assert sorted(judged) == sorted(list(TYPES)[:10])
+
+
+def test_the_case_study_says_what_a_row_lacks_of_the_goal() -> None:
+    def row(accuracy: float, **more: float) -> dict[str, Any]:
+        scores = {"accuracy": accuracy, "recall": 0.9, "f1": 0.88, "presence_accuracy": 1.0, **more}
+        return {
+            **{name: {"mean": value, "ci95": 0.01} for name, value in scores.items()},
+            "episodes_hash": "abc",
+        }
+
+    found = [{"a": row(0.92, dice=0.5), "b": row(0.8)}, {"a": row(0.9, dice=0.7), "b": row(0.7)}]
+    first, second = case_study.table(found).splitlines()[2:4]
+    assert first.startswith("| a | 91.0 | 90.0 | 88.0 | 60.0 | 100.0 | reached | 92.0 ± 1.0 |")
+    assert second.startswith("| b | 75.0 | 90.0 | 88.0 | - | 100.0 | accuracy -15.0 | 80.0 ± 1.0 |")

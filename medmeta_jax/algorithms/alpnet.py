@@ -34,7 +34,7 @@ from medmeta_jax.types import (
 
 
 class Adapted(NamedTuple):
-    """The body, prototypes [K, F], which class each is of [2, K] bool, norm statistics."""
+    """The body, prototypes [K, F], which class each is of [outputs, K] bool, norm statistics."""
 
     body: Params
     prototypes: Array
@@ -67,9 +67,10 @@ def alpnet(
     windows: int = 4,
     threshold: float = 0.95,
 ) -> MetaLearner:
-    """ALPNet over a backbone with a feature a pixel; `outputs` is 2.
+    """ALPNet over a backbone with a feature a pixel.
 
     Args:
+      outputs: 2, or for lesions one more than there are types.
       scale: s.
       windows: along each axis of an image.
       threshold: T, above a half.
@@ -77,8 +78,8 @@ def alpnet(
     `adapt` has no steps: its `steps` argument is ignored. meta_params: {"body"}. Raises ValueError,
     when adapting, where labels are no masks.
     """
-    if outputs != 2:
-        raise ValueError(f"outputs must be 2 (not marked, marked), got {outputs}")
+    if outputs < 2:
+        raise ValueError(f"outputs must be >= 2 (not marked, marked), got {outputs}")
     require_positive("scale", scale)
     if windows < 1:
         raise ValueError(f"windows must be >= 1, got {windows}")
@@ -92,13 +93,15 @@ def alpnet(
         del key, steps
         features, stats = backbone.apply(theta["body"], support.x, support.mask)
         require_masks(features, support)
-        whole = prototypes_of(features, support.y, support.mask)
+        whole = prototypes_of(features, support.y, support.mask, outputs)
         clean = jnp.where(support.mask.reshape(-1, *(1,) * (features.ndim - 1)), features, 0)
         parts = window_means(clean, windows)
-        share = window_means(support.y[..., None].astype(features.dtype), windows)[..., 0]
-        there = support.mask[:, None]
-        of_class = jnp.stack([(share <= 1 - threshold) & there, (share >= threshold) & there])
-        members = jnp.concatenate([of_class.reshape(2, -1), jnp.eye(2, dtype=jnp.bool_)], 1)
+        kinds = jnp.arange(1, outputs, dtype=support.y.dtype)
+        share = window_means((support.y[..., None] == kinds).astype(features.dtype), windows)
+        of_rest = share.sum(-1, keepdims=True) <= 1 - threshold
+        of_class = jnp.concatenate([of_rest, share >= threshold], -1) & support.mask[:, None, None]
+        of_class = jnp.moveaxis(of_class, -1, 0).reshape(outputs, -1)
+        members = jnp.concatenate([of_class, jnp.eye(outputs, dtype=jnp.bool_)], 1)
         prototypes = jnp.concatenate([parts.reshape(-1, parts.shape[-1]), whole])
         return Adapted(theta["body"], prototypes, members, stats)
 

@@ -187,3 +187,53 @@ def test_joint_pretraining_has_an_output_for_each_structure(name: str) -> None:
     moved = jnp.abs(grads["classifier"]["kernel"]).max(0)
     assert moved[1] > 0
     assert moved[0] == moved[2] == 0
+
+
+@pytest.mark.parametrize("name", OF_MASKS)
+def test_types_of_lesions_in_another_order_are_marked_alike(name: str) -> None:
+    """Of two types; each has what the support says of it, and not what its number is."""
+    learner = registry.factory("algorithms", name)(unet(widths=(4, 4)), outputs=3)
+    episode = make_mask_episode(shots=4)
+    other = jnp.arange(4)[:, None, None] % 2  # the second type is in every other image
+    first = episode.support._replace(y=episode.support.y * (1 + other))
+    second = episode.support._replace(y=episode.support.y * (2 - other))
+    params = learner.init(jax.random.key(0), episode.support.x)
+
+    @jax.jit
+    def logits(support: Examples) -> jax.Array:
+        adapted = learner.adapt(params, support, KEY)
+        return learner.predict(adapted, episode.query.x, episode.query.mask)
+
+    ours, theirs = logits(first), logits(second)
+    assert ours.shape == (4, SIZE, SIZE, 3)
+    close(ours, theirs[..., jnp.asarray([0, 2, 1])])
+    assert float(jnp.abs(ours[..., 1] - ours[..., 2]).max()) > 1e-3
+
+
+@pytest.mark.parametrize("name", sorted(PRETRAIN))
+def test_joint_pretraining_has_an_output_for_each_type_and_one_for_none(name: str) -> None:
+    """By hand: the loss of all pool classes' maps together; Info holds those of the episode."""
+    backbone = unet(widths=(4, 4))
+    learner = registry.factory("algorithms", name)(
+        backbone, outputs=3, pool_classes=4, loss=dice_and_cross_entropy
+    )
+    episode = make_mask_episode()._replace(classes=jnp.asarray([2, 0, 3]))  # 3 is of none
+    support, query = episode.support, episode.query
+    support = support._replace(y=support.y.at[1].multiply(2))
+    episode = episode._replace(support=support)
+    params = learner.init(KEY, support.x)
+
+    @jax.jit
+    def expected(params: Any) -> tuple[jax.Array, jax.Array]:
+        seen, stats = backbone.apply(params["body"], support.x, support.mask)
+        asked, _ = backbone.apply(params["body"], query.x, query.mask, stats)
+        features = jnp.concatenate([seen, asked])
+        logits = features @ params["classifier"]["kernel"] + params["classifier"]["bias"]
+        logits = jnp.concatenate([0 * logits[..., :1], logits], -1)
+        y = jnp.concatenate([support.y, query.y])
+        y = jnp.asarray([0, 3, 1])[y]  # the pool's class 2, and its class 0, counted from 1
+        loss = dice_and_cross_entropy(logits, y, jnp.ones(len(y), bool))
+        return loss, logits[len(seen) :][..., jnp.asarray([0, 3, 1])]
+
+    value, info = jax.jit(learner.loss)(params, episode, KEY, STEP)
+    close((value, info.logits), expected(params))
