@@ -16,6 +16,7 @@ from benchmarks import (
     case_study,
     memory,
     memory_use,
+    modalities,
     report,
     rotation,
     scaling,
@@ -26,6 +27,7 @@ from medmeta_jax import parallel
 from medmeta_jax.config import check
 from medmeta_jax.data import prepared
 from medmeta_jax.data.phantom_lesions import TYPES
+from medmeta_jax.data.pool import Pool
 from medmeta_jax.types import Episode, Examples
 
 TINY = dataclasses.replace(WORKLOADS["A"], widths=(4, 4), size=8, meta_batch=2, steps=1, queries=2)
@@ -197,3 +199,41 @@ def test_the_case_study_says_what_a_row_lacks_of_the_goal() -> None:
     first, second = case_study.table(found).splitlines()[2:4]
     assert first.startswith("| a | 91.0 | 90.0 | 88.0 | 60.0 | 100.0 | reached | 92.0 ± 1.0 |")
     assert second.startswith("| b | 75.0 | 90.0 | 88.0 | - | 100.0 | accuracy -15.0 | 80.0 ± 1.0 |")
+
+
+def test_of_modalities_every_subset_is_there_and_the_unseen_has_the_others_scale() -> None:
+    every = list(modalities.subsets(3))
+    assert len(set(every)) == 7
+    assert all(any(there) for there in every)
+    numbers = jnp.arange(3.0)
+    pool: Any = prepared_pool()._replace(
+        x=jnp.zeros((2, 4, 4, 3), jnp.uint8), shift=numbers, scale=10 * numbers,
+        present=jnp.asarray([[True, True, False], [True, True, True]]),
+    )  # fmt: skip
+    found = modalities.unseen(pool, 0)
+    assert found.shift.tolist() == [1.5, 1, 2]
+    assert found.scale.tolist() == [15, 10, 20]
+    shown = modalities.showing(pool, [False, True, True]).present
+    assert shown.tolist() == [[False, True, False], [False, True, True]]
+
+
+def prepared_pool() -> Pool:
+    """A pool of which nothing is looked at."""
+    nothing = jnp.zeros(1)
+    return Pool(*[nothing] * 10)
+
+
+def test_tables_of_modalities_by_hand() -> None:
+    def of(mean: float) -> dict[str, float]:
+        return {"mean": mean, "ci95": 0.01}
+
+    found = {
+        "t1": {"dropout": of(0.6), "none": of(0.3), "gain": of(0.3)},
+        "t1 + t2": {"dropout": of(0.7), "none": of(0.71), "gain": of(-0.01)},
+    }
+    said = modalities.subsets_table(found)
+    assert "| t1 | 60.0 ± 1.0 | 30.0 ± 1.0 | +30.0 ± 1.0 |" in said
+    assert said.endswith("The worst subset has 60.0 with dropout and 30.0 without.")
+    table = modalities.held_out_table({"maml": {"1": of(0.5), "10": of(0.8)}})
+    assert table.splitlines()[0] == "| learner | 1 shot | 10 shots |"
+    assert table.splitlines()[2] == "| maml | 50.0 ± 1.0 | 80.0 ± 1.0 |"

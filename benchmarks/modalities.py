@@ -1,0 +1,203 @@
+"""Which modalities are there: every subset of them, and one that was never trained on.
+
+    python -m benchmarks.modalities subsets
+    python -m benchmarks.modalities held-out --modality ct
+
+Lesions of the phantom (simulated contrast and lesions on real average anatomy) are marked from
+images of several modalities, each with d' = 40 by itself. Patients are on one side each; a task is
+a type of lesion, or all of them, in a few images.
+
+`subsets`: one network is trained with all modalities, one with some left out at random
+(`augment/drop_modalities.py`); both are judged where each subset of them is there.
+
+`held-out`: a network is trained without a modality, and judged where only that one is there, at 1,
+5 and 10 labelled images: with a stem for each modality, of which the new one's own part starts at
+zero and is moved by the inner loop like all else; with one stem for all; and from scratch. The new
+modality's grey scale is that of the others' mean, since nothing of it was seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.machine import say
+from medmeta_jax import config as configs, console, plan as plans, protocol, runs, verbs
+from medmeta_jax.config import TrainConfig
+from medmeta_jax.data.pool import Pool
+from medmeta_jax.evaluation import Scores
+from medmeta_jax.experiment import TEST_SEED, VAL_SEED
+from medmeta_jax.feed import Resident
+from medmeta_jax.metrics.intervals import over_episodes, paired_difference
+from medmeta_jax.plan import Plan
+from medmeta_jax.streaming import Lists
+
+TRAINED = ("t1", "t2", "flair")
+SIDES = ("train", "val", "test")
+BUDGET = plans.Budget(
+    width=8, meta_steps=300, meta_batch=4, seeds=1, searches=False, val_episodes=40,
+    test_episodes=200,
+)  # fmt: skip
+
+
+def config_of(modalities: Sequence[str], stems: str, augment: tuple[str, ...]) -> TrainConfig:
+    """The configuration of a network over some modalities."""
+    return dataclasses.replace(
+        configs.load("segmentation", None), data="phantom",
+        read={"patients": 576, "types": 8, "modality": ",".join(modalities)},
+        modalities=tuple(modalities), backbone="multimodal",
+        net={"trunk": "unet", "stems": stems}, augment=augment,
+    )  # fmt: skip
+
+
+def showing(pool: Pool, there: Sequence[bool]) -> Pool:
+    """The pool with these modalities alone."""
+    assert pool.present is not None
+    return pool._replace(present=pool.present & jnp.asarray(there))
+
+
+def unseen(pool: Pool, channel: int) -> Pool:
+    """The pool with a channel on the mean grey scale of the others."""
+    others = np.delete(np.arange(pool.x.shape[-1]), channel)
+    shift, scale = (part.at[channel].set(part[others].mean()) for part in (pool.shift, pool.scale))
+    return pool._replace(shift=shift, scale=scale)
+
+
+def with_pools(plan: Plan, pools: dict[str, Pool]) -> Plan:
+    """The plan on other pools, with the same episodes of them."""
+    made = plan.experiment
+    lists = Lists(pools, {}, made.mesh)
+    experiment = made._replace(
+        split=made.split._replace(pools=pools),
+        feed=Resident(pools["train"]),
+        lists=lists,
+        val=lists.fixed("val", made.spec, VAL_SEED, made.config.val_episodes),
+        test=lists.fixed("test", made.spec, TEST_SEED, made.config.test_episodes),
+    )
+    return plan._replace(experiment=experiment)
+
+
+def subsets(count: int) -> Iterator[tuple[bool, ...]]:
+    """Which of so many modalities are there: one, two, ..., all.
+
+    >>> list(subsets(2))
+    [(True, False), (False, True), (True, True)]
+    """
+    for size in range(1, count + 1):
+        for chosen in itertools.combinations(range(count), size):
+            yield tuple(place in chosen for place in range(count))
+
+
+def over_subsets(method: str, budget: plans.Budget, shots: int) -> dict[str, Any]:
+    """Dice of every subset of the modalities, with dropout in training and without."""
+    scores: dict[str, dict[str, Scores]] = {}
+    for name, more in (("dropout", ("drop_modalities",)), ("none", ())):
+        base = configs.load("segmentation", None).augment
+        plan = plans.make_plan(config_of(TRAINED, "own", (*base, *more)), budget, (shots,))
+        say(f"training with {name}")
+        trained = protocol.Trainer(plan).train(method, 0)
+        for there in subsets(len(TRAINED)):
+            pools = plan.experiment.split.pools
+            judged = with_pools(plan, {**pools, "test": showing(pools["test"], there)})
+            label = " + ".join(itertools.compress(TRAINED, there))
+            scores.setdefault(label, {})[name] = protocol.judge(judged, method, trained, shots)[0]
+            say(f"{label}: {100 * scores[label][name].headline.mean:.1f}")
+    return {
+        label: {
+            **{name: over_episodes(one.main)._asdict() for name, one in of.items()},
+            "gain": paired_difference(of["dropout"].main, of["none"].main)._asdict(),
+        }
+        for label, of in scores.items()
+    }
+
+
+def held_out(
+    modality: str, method: str, budget: plans.Budget, shots: tuple[int, ...]
+) -> dict[str, Any]:
+    """Dice where only a modality that was not trained on is there, by number of shots."""
+    every = (*TRAINED, modality)
+    new = len(TRAINED)
+    scores: dict[str, dict[int, Scores]] = {}
+    for stems in ("own", "shared"):
+        augment = (*configs.load("segmentation", None).augment, "drop_modalities")
+        plan = plans.make_plan(config_of(every, stems, augment), budget, shots)
+        pools = {side: unseen(plan.experiment.split.pools[side], new) for side in SIDES}
+        seen = [name != modality for name in every]
+        shown = {side: showing(pools[side], seen) for side in ("train", "val")}
+        shown["test"] = showing(pools["test"], [not here for here in seen])
+        plan = with_pools(plan, shown)
+        for name in (method, *([plans.SCRATCH] if stems == "own" else [])):
+            label = name if name == plans.SCRATCH else f"{name}, {stems} stems"
+            say(f"training {label}")
+            trained = protocol.Trainer(plan).train(name, 0)
+            for count in shots:
+                found = protocol.judge(plan, name, trained, count)[0]
+                scores.setdefault(label, {})[count] = found
+                say(f"{label}, {count} shots: {100 * found.headline.mean:.1f}")
+    return {
+        label: {str(count): over_episodes(one.main)._asdict() for count, one in of.items()}
+        for label, of in scores.items()
+    }
+
+
+def subsets_table(found: dict[str, Any]) -> str:
+    """A row a subset, the worst of each network told below."""
+    lines = ["| there | with dropout | without | difference |", "|---|---|---|---|"]
+    for label, of in found.items():
+        cells = (console.percent(of[name]) for name in ("dropout", "none"))
+        lines.append(
+            f"| {label} | {' | '.join(cells)} | {console.percent(of['gain'], sign=True)} |"
+        )
+    worst = {name: min(of[name]["mean"] for of in found.values()) for name in ("dropout", "none")}
+    return "\n".join(
+        [*lines, "", f"The worst subset has {100 * worst['dropout']:.1f} with dropout and "
+         f"{100 * worst['none']:.1f} without."]
+    )  # fmt: skip
+
+
+def held_out_table(found: dict[str, Any]) -> str:
+    """A row a network, a column a number of shots."""
+    counts = list(next(iter(found.values())))
+    heads = [f"{count} shot{'s' if count != '1' else ''}" for count in counts]
+    lines = [f"| learner | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}"]
+    for label, of in found.items():
+        lines.append(f"| {label} | {' | '.join(console.percent(of[count]) for count in counts)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Parse, train, judge, print."""
+    parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.modalities")
+    parser.add_argument("table", choices=("subsets", "held-out"))
+    parser.add_argument("--modality", choices=("ct", "pet"), default="ct", help="held out")
+    parser.add_argument("--method", default="maml", choices=plans.methods())
+    parser.add_argument("--meta-steps", type=int, default=BUDGET.meta_steps)
+    parser.add_argument("--shots", type=int, nargs="+", help="default: 5, or 1 5 10")
+    parser.add_argument("--out", type=Path, help="a file for the table too")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    given = parser.parse_args()
+    verbs.enable_compilation_cache()
+    verbs.use_devices(TrainConfig())
+    budget = dataclasses.replace(BUDGET, meta_steps=given.meta_steps)
+    if given.table == "subsets":
+        found = over_subsets(given.method, budget, (given.shots or [5])[0])
+        text = subsets_table(found)
+    else:
+        shots = tuple(given.shots or (1, 5, 10))
+        found = held_out(given.modality, given.method, budget, shots)
+        text = held_out_table(found)
+    if given.out is not None:
+        runs.write_whole(given.out, text + "\n")
+    print(json.dumps(found) if given.json else text)
+
+
+if __name__ == "__main__":
+    main()
