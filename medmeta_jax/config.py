@@ -63,6 +63,10 @@ class TrainConfig:
     modalities: tuple[str, ...] = ()
     """The images of these modalities of a patient are one, and its channels; some may be absent
     (backbone multimodal). Default: an image is of one."""
+    covariates: str | None = None
+    """A table (CSV) with a column "group" (patient): each other column, such as an age or a gene's
+    value, is one more channel of that patient's images (backbone multimodal where some is missing).
+    """
     split: str | None = None
     """A file by `medmeta data split`: which side each image of `data` is on."""
     image_size: int = 28
@@ -257,6 +261,8 @@ def check(config: TrainConfig) -> TrainConfig:
     check_modalities(config)
     if config.task == "lesions":
         check_lesions(config)
+    if config.covariates:
+        check_covariates(config)
     if config.task == "patient" and (config.also or config.split or config.rotate_classes):
         raise ConfigError(
             "task: patient splits the patients of one data set; give it without also, split and "
@@ -317,6 +323,16 @@ def check_lesions(config: TrainConfig) -> None:
             f"{given[0]}: task lesions is of one data set in memory, whose images without a lesion "
             "stand on every side; leave it out"
         )
+
+
+def check_covariates(config: TrainConfig) -> None:
+    """ConfigError where covariates are asked for with what they are not for."""
+    if config.also or config.meta_val or config.meta_test:
+        raise ConfigError(
+            "covariates: are of the patients of one data set; leave out also, meta_val, meta_test"
+        )
+    if config.stream == "always" or config.task == "detection":
+        raise ConfigError("covariates: are of images in memory, with their labels or masks")
 
 
 def check_held_out(config: TrainConfig) -> None:

@@ -69,7 +69,8 @@ def look_up(
     found = []
     for episode, query, score in from_worst_to_best(predictions, count):
         drawn = episodes.sampler(sample_key(episodes.keys[episode]), episodes.pool)
-        grey = np.asarray(drawn.query.x[query]) / scaling.scale + scaling.shift
+        channels = len(scaling.scale)  # what is beyond are covariates
+        grey = np.asarray(drawn.query.x[query])[..., :channels] / scaling.scale + scaling.shift
         image = (255 * grey).round().clip(0, 255)
         if image.shape[-1] not in (1, 3) or np.isnan(image).any():  # several modalities
             first = int(np.flatnonzero(~np.isnan(image).any(tuple(range(image.ndim - 1))))[0])

@@ -9,7 +9,7 @@ import numpy as np
 
 from medmeta_jax import config as configs, registry
 from medmeta_jax.config import ConfigError, TrainConfig
-from medmeta_jax.data import objects, prepared, sources, split_file
+from medmeta_jax.data import covariates, objects, prepared, sources, split_file
 from medmeta_jax.data.episodes import EpisodeSpec
 from medmeta_jax.data.feasible import check_pool
 from medmeta_jax.data.lesions import lesions, sides_of
@@ -51,27 +51,50 @@ def load_split(config: TrainConfig) -> Split:
 
     others = {"val": config.meta_val, "test": config.meta_test}
     parts = {name: load(source) for name, source in domain_names(config).items()}
+    named, given = (config.val_classes, config.test_classes), None
     if config.task == "lesions":
-        (found,) = parts.values()
-        sides = sides_of(found, config.val_classes, config.test_classes)
-        return make_split(found, given=sides, standardised=config.standardise)
-    if config.val_classes or config.test_classes:
+        (samples,) = parts.values()
+        given = sides_of(samples, *named)
+    elif any(named):
         (name,) = parts
-        parts[name] = held_out(parts[name], config.val_classes, config.test_classes)
-    given = None
+        parts[name] = held_out(parts[name], *named)
     if config.split is not None:
         given = split_file.read(Path(config.split), *parts.values()).sides
-    return make_split(
+    split = make_split(
         parts,
         mixing=config.mixing,
         given=given,
         standardised=config.standardise,
+        table=None if config.covariates is None else table_of(config.covariates, config.data),
         **{
             side: load(source, every_side=False)
             for side, source in others.items()
             if source is not None
         },
     )
+    require_known(config, split)
+    return split
+
+
+def table_of(path: str, source: str) -> covariates.Table:
+    """A table of covariates, its patients called as the data set calls them (DataError)."""
+    return covariates.read(Path(path), hashes=sources.find(source) == "dicom")
+
+
+def require_known(config: TrainConfig, split: Split) -> None:
+    """ConfigError where the covariates of some patients are missing and the backbone needs all."""
+    if takes_absent(config):
+        return
+    for pool in split.pools.values():
+        if pool.covariates is None:
+            continue
+        missing = np.isnan(np.asarray(pool.covariates)).any(0)
+        if missing.any():
+            name = split.covariates[int(np.argmax(missing))]
+            raise ConfigError(
+                f"covariates: {name} of some patients is missing, which {config.backbone} does not "
+                "take; fill it in, or take the backbone multimodal"
+            )
 
 
 def arguments_of_source(config: TrainConfig) -> dict[str, Any]:
@@ -103,7 +126,9 @@ def streamed(config: TrainConfig, room: int) -> bool:
         if config.stream == "always":
             raise ConfigError("stream: 'always' is not for detection, whose boxes stay in memory")
         return False
-    if config.stream == "never" or config.modalities or config.task == "lesions":
+    if config.stream == "never" or config.task == "lesions":
+        return False
+    if config.modalities or config.covariates:  # which are put together in memory
         return False
     trained_on = (config.data, *config.also)
     others = [source for source in trained_on if not is_prepared(source)]

@@ -148,7 +148,7 @@ def build(config: TrainConfig) -> Experiment:
 def plain_config(config: TrainConfig) -> dict[str, Any]:
     """The configuration as a run keeps it: paths absolute, to be found from anywhere."""
     plain = configs.to_plain(config)
-    for name in ("data", "meta_val", "meta_test", "init_from"):
+    for name in ("data", "meta_val", "meta_test", "split", "covariates", "init_from"):
         plain[name] = absolute(plain[name])
     plain["also"] = [absolute(source) for source in plain["also"]]
     return plain
@@ -189,6 +189,8 @@ def describe(experiment: Experiment) -> None:
         console.say(f"images     stay in their files; a device holds {ahead:.1f} MB twice")
     for one in split.skipped:
         console.say(f"left out   {one.reason}")
+    if split.covariates:
+        console.say(f"covariates {', '.join(split.covariates)} of each patient, as channels")
     if spec.within == "domain":
         console.say(f"episodes   each of one of {split.domains} domains")
     config = experiment.config

@@ -11,6 +11,7 @@ identities (DICOM), the table's are hashed alike.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from medmeta_jax.data._identity import hashed
 from medmeta_jax.data._tables import read_table
-from medmeta_jax.data.samples import DataError
+from medmeta_jax.data.samples import DataError, Samples
 
 MISSING = {"", "na", "n/a", "nan", "null", "none", "unknown", "?"}
 
@@ -141,6 +142,31 @@ def join(table: Table, groups: np.ndarray, fitted_on: np.ndarray) -> Joined:
         tuple(names),
         tuple(patients[~there].tolist()),
     )
+
+
+def of_sides(
+    table: Table, sources: Mapping[str, Samples], used: Mapping[str, np.ndarray]
+) -> tuple[dict[str, Samples], tuple[str, ...]]:
+    """The samples of each side of a split with `covariates`, standardised by the patients of
+    meta-train, and their names.
+
+    used: which images of each side are of its classes, [N] bool.
+
+    Raises DataError where images name no patients, or none that is in the table.
+    """
+    for samples in sources.values():
+        if samples.groups is None:
+            raise DataError(
+                f"{samples.about}: names no groups (patients), by which {table.path} could be "
+                "joined; name them, or leave covariates out"
+            )
+    groups = np.concatenate([samples.groups for samples in sources.values()])
+    fitted = [used[side] & (side == "train") for side in sources]
+    found = join(table, groups, np.concatenate(fitted))
+    values = np.where(found.present, found.values, np.float32(np.nan))
+    ends = np.cumsum([len(samples.labels) for samples in sources.values()])[:-1]
+    parts = zip(sources.items(), np.split(values, ends), strict=True)
+    return {side: own._replace(covariates=of) for (side, own), of in parts}, found.names
 
 
 def standardised(numbers: np.ndarray, fitted: np.ndarray) -> np.ndarray:

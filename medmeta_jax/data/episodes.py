@@ -255,6 +255,10 @@ def gather(pool: Pool, indices: Indices, *, rotate: bool = False) -> Episode:
         if pool.present is not None:
             there = pool.present[index].reshape(-1, *(1,) * (x.ndim - 2), x.shape[-1])
             x = jnp.where(there, x, jnp.nan)
+        if pool.covariates is not None:
+            known = jnp.expand_dims(pool.covariates[index], tuple(range(1, x.ndim - 1)))
+            planes = jnp.broadcast_to(known, (*x.shape[:-1], known.shape[-1]))
+            x = jnp.concatenate([x, planes], -1)
         return Examples(select(x, mask), select(y, mask), mask)
 
     truth = None

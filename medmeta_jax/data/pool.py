@@ -51,6 +51,8 @@ class Pool(NamedTuple):
     empty: int32, where classes are types of lesions, that of images without one; else None.
     present: [N, C] bool, which modalities an image has, where channels are that; else None. What it
         lacks is NaN in an episode.
+    covariates: [N, K] float32, what is known of each image's patient, NaN where it is not; more
+        channels of an image in an episode, each of one value throughout; or None.
     time: [N] float32, when an image was taken, where that is known; else None.
     boxes: [N, M, 2, axes] float32, where classes are kinds of objects, which masks mark: the
         corners of each in pixels, NaN beyond an image's own; else None.
@@ -81,6 +83,7 @@ class Pool(NamedTuple):
     marks: Array | None = None
     empty: Array | None = None
     present: Array | None = None
+    covariates: Array | None = None
     time: Array | None = None
     boxes: Array | None = None
     kinds: Array | None = None
@@ -163,6 +166,7 @@ def hash_of(images: np.ndarray | StoredImages, masks: Any, pool: Pool) -> str:
         add((len(masks), *pool.masks.shape[1:]), chunks(masks))
     more = (
         pool.shown, pool.values, pool.marks, pool.empty, pool.boxes, pool.kinds, pool.present,
+        pool.covariates,
     )  # fmt: skip
     for part in (pool.rows, pool.labels, pool.group, *more):
         if part is not None:
@@ -217,6 +221,7 @@ def make_pool(
         shift=jnp.asarray(scaling.shift),
         scale=jnp.asarray(scaling.scale),
         present=None if samples.present is None else jnp.asarray(samples.present[used]),
+        covariates=None if samples.covariates is None else jnp.asarray(samples.covariates[used]),
         time=None if samples.times is None else jnp.asarray(samples.times[used]),
         **several_labels(samples, classes, domains, used),  # type: ignore[arg-type]
     )

@@ -65,6 +65,8 @@ class Samples(NamedTuple):
     kinds: [N, M] uint8, the value of each object in the masks, 0 beyond an image's own; else None.
     no_lesion: the class of images without a lesion, where it is to tell which lesion an image shows
         and where (`data/lesions.py`); else None.
+    covariates: [N, K] float32, what is known of each image's patient (`data/covariates.py`), NaN
+        where it is not; or None.
     """
 
     images: np.ndarray | StoredImages
@@ -84,6 +86,7 @@ class Samples(NamedTuple):
     boxes: np.ndarray | None = None
     kinds: np.ndarray | None = None
     no_lesion: str | None = None
+    covariates: np.ndarray | None = None
 
 
 def open_image(path: Path | BinaryIO, what: str = "image") -> Any:
@@ -360,4 +363,5 @@ def select(samples: Samples, keep: np.ndarray) -> Samples:
         times=pick(samples.times),
         boxes=pick(samples.boxes),
         kinds=pick(samples.kinds),
+        covariates=pick(samples.covariates),
     )

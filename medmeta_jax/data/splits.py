@@ -35,7 +35,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from medmeta_jax.data.copies import digests
+from medmeta_jax.data.apart import groups_of, refuse_shared
+from medmeta_jax.data.covariates import Table, of_sides
 from medmeta_jax.data.histogram import standardise
 from medmeta_jax.data.pool import Pool, Scaling, fit_scaling, make_pool, members_of
 from medmeta_jax.data.samples import (
@@ -69,6 +70,7 @@ class Split(NamedTuple):
     standardised: whether the domains' intensities were brought onto one scale.
     stored: by side, the fields of each pool that does not hold its images: these, and their masks
         where it has them, in its order.
+    covariates: the names of those that images have.
     """
 
     pools: dict[str, Pool]
@@ -83,6 +85,7 @@ class Split(NamedTuple):
     skipped: tuple[Skipped, ...] = ()
     standardised: bool = False
     stored: Mapping[str, Mapping[str, StoredImages]] = MappingProxyType({})
+    covariates: tuple[str, ...] = ()
 
     @property
     def copies(self) -> int:
@@ -193,6 +196,7 @@ def make_split(
     mixing: tuple[float, ...] = (),
     given: np.ndarray | None = None,
     standardised: bool = False,
+    table: Table | None = None,
 ) -> Split:
     """Split the classes of a data set and make the pools.
 
@@ -204,6 +208,7 @@ def make_split(
       given: [N] str, the side of each image of `samples` or "" for none, in place of the rule;
         a class may then be on several sides.
       standardised: whether the domains' intensities are brought onto one scale (`histogram`).
+      table: of covariates of the patients, which images of one data set then have too.
 
     Intensity scaling is fitted on the meta-train images alone.
     """
@@ -226,11 +231,15 @@ def make_split(
         images = to_channels(other.images, joined.images.shape[-1])
         sources[side] = other._replace(images=images)
         classes[side] = tuple(other.split[side] if other.split else other.class_names)
-    refuse_shared(sources, classes, others)
+    sources = {side: sources[side] for side in SIDES}
     used = {side: of_classes(sources[side], classes[side]) for side in SIDES}
+    refuse_shared(sources, used, of_several=bool(others))
     if standardised:
         refuse_one_domain(joined, others)
         sources = standardise(sources, used, own)
+    covariates: tuple[str, ...] = ()
+    if table is not None:
+        sources, covariates = of_sides(table, sources, used)
     trained_on = select(sources["train"], used["train"])
     scaling = fit_scaling(trained_on.images, trained_on.present)
     pools = {
@@ -242,7 +251,7 @@ def make_split(
         for side, source in sources.items()
         if isinstance(source.images, StoredImages)
     }
-    judged, seen = (groups_of(sources, classes, sides) for sides in (("test",), ("train", "val")))
+    judged, seen = (groups_of(sources, used, sides) for sides in (("test",), ("train", "val")))
     every = (*parts.values(), *others.values())
     on_test = (others["test"],) if "test" in others else parts.values()
     return Split(
@@ -261,6 +270,7 @@ def make_split(
         skipped=tuple(one for part in every for one in part.skipped),
         standardised=standardised,
         stored=stored,
+        covariates=covariates,
     )
 
 
@@ -290,37 +300,6 @@ def classes_of(samples: Samples, given: np.ndarray) -> dict[str, tuple[str, ...]
     }
 
 
-def refuse_shared(
-    sources: dict[str, Samples], classes: dict[str, tuple[str, ...]], others: dict[str, Samples]
-) -> None:
-    """DataError where an image and a copy of it are on two sides."""
-    first: dict[bytes, tuple[str, str]] = {}
-    twice: list[tuple[str, str, str, str]] = []
-    for side in SIDES:
-        source = sources[side]
-        used = np.flatnonzero(of_classes(source, classes[side]))
-        for place, digest in zip(used.tolist(), digests(source.images, used), strict=True):
-            if digest is None:
-                continue
-            name = f"image {place}" if source.names is None else str(source.names[place])
-            before = first.setdefault(digest, (side, name))
-            if before[0] != side:
-                twice.append((*before, side, name))
-    if not twice:
-        return
-    side, name, other, copy = twice[0]
-    remedy = (
-        "remove one of each"
-        if others
-        else "remove one of each, or leave them out by: medmeta data split, train --split FILE"
-    )
-    raise DataError(
-        f"{sources[other].about}: images of {other} are on another side too ({len(twice)}), the "
-        f"first is {copy}, the same as {name} of {side}; what is judged must not have been trained "
-        f"on: {remedy}"
-    )
-
-
 def of_classes(samples: Samples, names: tuple[str, ...]) -> np.ndarray:
     """The images that a pool of these classes holds: [N] bool."""
     if samples.labels.dtype == np.bool_ and samples.masks is None:
@@ -345,15 +324,3 @@ def sides_of_images(samples: Samples, classes: dict[str, tuple[str, ...]]) -> di
             if not every:
                 side[np.any([shows(samples, label) for label in classes[name]], axis=0)] = name
     return {name: select(samples, may_stand(samples, name) & (side == name)) for name in classes}
-
-
-def groups_of(
-    sources: dict[str, Samples], classes: dict[str, tuple[str, ...]], sides: tuple[str, ...]
-) -> set[str]:
-    """The groups that some sides hold."""
-    found: set[str] = set()
-    for side in sides:
-        source = sources[side]
-        if source.groups is not None:
-            found |= set(source.groups[of_classes(source, classes[side])].tolist())
-    return found
