@@ -147,13 +147,14 @@ def make_backbone(config: TrainConfig) -> Backbone:
         raise ConfigError(f"net: {error}") from None
 
 
-def with_augmentation(config: TrainConfig, learner: MetaLearner) -> MetaLearner:
-    """The learner as it is trained: on episodes augmented as configured."""
+def with_augmentation(config: TrainConfig, split: Split, learner: MetaLearner) -> MetaLearner:
+    """The learner as it is trained: on episodes whose images are augmented as configured."""
     ops = [registry.factory("augment", name)() for name in config.augment]
     if not ops:
         return learner
     sides = ("support", "query") if config.augment_on == "both" else (config.augment_on,)
-    return augmented(learner, **dict.fromkeys(sides, ops))
+    channels = len(split.scaling.scale) if split.covariates else None
+    return augmented(learner, **dict.fromkeys(sides, ops), channels=channels)
 
 
 def with_devices(config: TrainConfig) -> tuple[TrainConfig, Mesh]:
@@ -227,7 +228,7 @@ def build(config: TrainConfig) -> Experiment:
         sampler=sampler,
         backbone=backbone,
         learner=learner,
-        training=with_augmentation(config, learner),
+        training=with_augmentation(config, split, learner),
         optimiser=outer_optimiser(config),
         objective=make_objective(config, split, spec),
         through=make_through(config, split, spec),

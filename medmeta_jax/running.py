@@ -196,7 +196,7 @@ def pretrain(
 
     The best checkpoint is picked on meta-validation, as the learner's own is.
     """
-    training = with_augmentation(experiment.config, learner)
+    training = with_augmentation(experiment.config, experiment.split, learner)
     made = experiment._replace(learner=learner, training=training)
     step = compile_step(made, training).step
     return fit_quietly(made, step, told_to_stop=told_to_stop).best_params

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,6 +17,7 @@ from medmeta_jax.config import ConfigError, TrainConfig, check
 from medmeta_jax.data.samples import DataError
 from medmeta_jax.evaluation import evaluate
 from medmeta_jax.experiment import Experiment
+from medmeta_jax.types import Array, Episode, Params
 
 CLASSES, EACH = 9, 12
 GROUPS = np.asarray([f"p{i // 2:02}" for i in range(CLASSES * EACH)])
@@ -64,6 +67,24 @@ def test_they_are_channels_of_one_value_standardised_on_meta_train(made: Experim
     assert x.shape == (3, 8, 8, 4)
     np.testing.assert_array_equal(x[..., 1:], np.broadcast_to(x[:, :1, :1, 1:], x[..., 1:].shape))
     assert x[..., 0].std() > 0.5  # the image beside them is as it was
+
+
+def test_augmentation_leaves_them_as_they_are(made: Experiment) -> None:
+    episode = made.sampler(jax.random.key(0), made.split.pools["train"])
+    seen = []
+
+    def loss(params: Params, given: Episode, key: Array, step: Array) -> Any:
+        seen.append(given)
+        return jnp.zeros(()), None
+
+    config = dataclasses.replace(made.config, augment=("noise", "rotate"))
+    learner = made.learner._replace(loss=loss)
+    learner = experiments.with_augmentation(config, made.split, learner)
+    learner.loss({}, episode, jax.random.key(1), jnp.zeros((), jnp.int32))
+    for side in ("support", "query"):
+        before, after = (np.asarray(getattr(one, side).x) for one in (episode, seen[0]))
+        np.testing.assert_array_equal(after[..., 1:], before[..., 1:])
+        assert (after[..., 0] != before[..., 0]).mean() > 0.9
 
 
 def test_they_tell_what_images_do_not(made: Experiment, data: str) -> None:

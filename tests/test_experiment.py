@@ -151,7 +151,9 @@ def test_augmentation_touches_the_side_it_is_told_to(experiment: Experiment, sid
         return experiment.learner.loss(params, episode, key, step)
 
     config = dataclasses.replace(experiment.config, augment=("rotate",), augment_on=side)
-    learner = experiments.with_augmentation(config, experiment.learner._replace(loss=loss))
+    learner = experiments.with_augmentation(
+        config, experiment.split, experiment.learner._replace(loss=loss)
+    )
     key = jax.random.key(0)
     episode = experiment.sampler(key, experiment.split.pools["train"])
     params = learner.init(key, experiment.example_x)

@@ -22,16 +22,39 @@ class Op(NamedTuple):
     affine: key -> [3, 3], from output to input coordinates (row, column, 1), the image
         spanning [-1, 1] along each axis. Moves label maps with the image, and every slice of a
         volume alike.
+    displacement: (key, height, width) -> [2, height, width], added to those coordinates (row,
+        column) of each output pixel. Moves label maps too.
     intensity: (key, image [H, W, C] or [D, H, W, C]) -> image. Leaves label maps alone.
+
+    All are differentiable in the magnitude that they were made with, which may be traced, but for
+    what is drawn by chance (`flip`, `drop_modalities`).
     """
 
     affine: Callable[[Array], Array] | None = None
+    displacement: Callable[[Array, int, int], Array] | None = None
     intensity: Callable[[Array, Array], Array] | None = None
 
 
+def require_magnitude(magnitude: float | Array, most: float, unit: str = "") -> None:
+    """ValueError where a magnitude is not from 0 to `most`; one that is traced is taken."""
+    if not isinstance(magnitude, jax.core.Tracer) and not 0 <= magnitude <= most:
+        raise ValueError(f"magnitude must be in [0, {most:g}]{unit}, got {magnitude}")
+
+
+def spatial_axes(image: Array) -> tuple[int, ...]:
+    """All axes of an image [..., C] but its channels."""
+    return tuple(range(image.ndim - 1))
+
+
+def smooth_field(key: Array, knots: tuple[int, ...], size: tuple[int, int]) -> Array:
+    """Normal values at knots [..., a, b], and a smooth surface through them: [..., *size]."""
+    values = jax.random.normal(key, knots)
+    return jax.image.resize(values, (*knots[:-2], *size), "cubic")
+
+
 def affine(rows: Sequence[Sequence[Array | float]]) -> Array:
-    """A [3, 3] float32 matrix from its first two rows."""
-    return jnp.asarray([*map(list, rows), [0.0, 0.0, 1.0]], jnp.float32)
+    """A [3, 3] matrix from its first two rows, in JAX's default float type."""
+    return jnp.asarray([*map(list, rows), [0.0, 0.0, 1.0]], float)
 
 
 def apply_ops(
@@ -43,12 +66,16 @@ def apply_ops(
     Images are read bilinearly, label maps at the nearest pixel, edges are repeated.
     """
     keys = jax.random.split(key, len(ops))
-    matrix = jnp.eye(3, dtype=jnp.float32)
+    height, width = image.shape[-3:-1]
+    matrix, moves = jnp.eye(3, dtype=image.dtype), None
     for op, op_key in zip(ops, keys, strict=True):
         if op.affine is not None:
-            matrix = matrix @ op.affine(op_key)
-    if any(op.affine is not None for op in ops):
-        places = source_places(matrix, image.shape[-3], image.shape[-2])
+            matrix = matrix @ op.affine(op_key).astype(image.dtype)
+        if op.displacement is not None:
+            move = op.displacement(op_key, height, width).astype(image.dtype)
+            moves = move if moves is None else moves + move
+    if any(op.intensity is None for op in ops):
+        places = source_places(matrix, moves, height, width)
         planes = jnp.moveaxis(image, -1, 0)  # [C, H, W] or [C, D, H, W]
         moved = jax.vmap(lambda plane: map_coordinates(plane, places, order=1, mode="nearest"))(
             planes.reshape(-1, *planes.shape[-2:])
@@ -63,40 +90,59 @@ def apply_ops(
     return image, label_map
 
 
-def source_places(matrix: Array, height: int, width: int) -> list[Array]:
-    """Where each output pixel [height, width] is read from, in pixels (rows, columns)."""
-    half = jnp.asarray([(height - 1) / 2, (width - 1) / 2], jnp.float32)
+def source_places(matrix: Array, moves: Array | None, height: int, width: int) -> list[Array]:
+    """Where each output pixel [height, width] is read from, in pixels (rows, columns).
+
+    moves: [2, height, width], added to where the matrix says, in its units.
+    """
+    dtype = matrix.dtype
+    half = jnp.asarray([(height - 1) / 2, (width - 1) / 2], dtype)
     rows, columns = jnp.meshgrid(
-        jnp.arange(height, dtype=jnp.float32), jnp.arange(width, dtype=jnp.float32), indexing="ij"
+        jnp.arange(height, dtype=dtype), jnp.arange(width, dtype=dtype), indexing="ij"
     )
     # In units of the larger half, so that a rotation of an oblong image does not shear it.
     unit = jnp.maximum(half.max(), 1.0)
     grid = jnp.stack([(rows - half[0]) / unit, (columns - half[1]) / unit, jnp.ones_like(rows)])
     moved = jnp.einsum("ij,jhw->ihw", matrix[:2], grid)
+    moved = moved if moves is None else moved + moves
     return [moved[0] * unit + half[0], moved[1] * unit + half[1]]
 
 
-def augment_examples(ops: Sequence[Op], key: Array, examples: Examples) -> Examples:
+def augment_examples(
+    ops: Sequence[Op], key: Array, examples: Examples, channels: int | None = None
+) -> Examples:
     """Every example with its own draw of the chain; label maps [n, H, W] or [n, D, H, W] move
-    along."""
+    along. Of its channels the first so many are the image's, and any others stay as they are."""
     keys = jax.random.split(key, examples.mask.shape[0])
     label_maps = examples.y if examples.y.ndim == examples.x.ndim - 1 else None
-    x, moved = jax.vmap(lambda *each: apply_ops(ops, *each))(keys, examples.x, label_maps)
+    images = examples.x[..., :channels]
+    x, moved = jax.vmap(lambda *each: apply_ops(ops, *each))(keys, images, label_maps)
+    if channels is not None:
+        x = jnp.concatenate([x, examples.x[..., channels:]], -1)
     return examples._replace(x=x, y=examples.y if moved is None else moved)
 
 
 def augmented(
-    learner: MetaLearner, *, support: Sequence[Op] = (), query: Sequence[Op] = ()
+    learner: MetaLearner,
+    *,
+    support: Sequence[Op] = (),
+    query: Sequence[Op] = (),
+    channels: int | None = None,
 ) -> MetaLearner:
-    """The learner meta-trained on augmented episodes; `adapt` and `predict` see clean ones."""
+    """The learner meta-trained on augmented episodes; `adapt` and `predict` see clean ones.
+
+    Args:
+      support, query: the ops of either side.
+      channels: how many of an example's are the image's, where others are of covariates.
+    """
 
     def loss(params: Params, episode: Episode, key: Array, step: Array) -> tuple[Array, Info]:
         support_key, query_key, key = jax.random.split(key, 3)
         if support:
-            changed = augment_examples(support, support_key, episode.support)
+            changed = augment_examples(support, support_key, episode.support, channels)
             episode = episode._replace(support=changed)
         if query:
-            changed = augment_examples(query, query_key, episode.query)
+            changed = augment_examples(query, query_key, episode.query, channels)
             episode = episode._replace(query=changed)
         return learner.loss(params, episode, key, step)
 

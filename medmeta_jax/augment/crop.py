@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import jax
 
-from medmeta_jax.augment._ops import Op, affine
+from medmeta_jax.augment._ops import Op, affine, require_magnitude
 from medmeta_jax.types import Array
 
 
 def crop(*, magnitude: float = 0.1) -> Op:
     """A window of 1 - `magnitude` of each side, anywhere inside the image."""
-    if not 0 <= magnitude < 1:
-        raise ValueError(f"magnitude must be in [0, 1), got {magnitude}")
+    require_magnitude(magnitude, 0.99)
     kept = 1 - magnitude
 
     def matrix(key: Array) -> Array:

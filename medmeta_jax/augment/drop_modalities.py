@@ -10,15 +10,14 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from medmeta_jax.augment._ops import Op
+from medmeta_jax.augment._ops import Op, require_magnitude
 from medmeta_jax.types import Array
 
 
 def drop_modalities(*, magnitude: float = 0.5) -> Op:
     """Make each channel of an image NaN, which says absent, with this probability, but for one of
     those that are present, drawn uniformly."""
-    if not 0 <= magnitude <= 1:
-        raise ValueError(f"magnitude must be in [0, 1], got {magnitude}")
+    require_magnitude(magnitude, 1)
 
     def change(key: Array, image: Array) -> Array:
         drop_key, keep_key = jax.random.split(key)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import jax
 
-from medmeta_jax.augment._ops import Op, affine
+from medmeta_jax.augment._ops import Op, affine, require_magnitude
 from medmeta_jax.types import Array
 
 
 def scale(*, magnitude: float = 0.2) -> Op:
     """Scale by a factor uniform in 1 ± `magnitude`: 0.2 is the usual 0.8 to 1.2."""
-    if not 0 <= magnitude < 1:
-        raise ValueError(f"magnitude must be in [0, 1), got {magnitude}")
+    require_magnitude(magnitude, 0.99)
 
     def matrix(key: Array) -> Array:
         factor = jax.random.uniform(key, (), minval=1 - magnitude, maxval=1 + magnitude)
