@@ -4,9 +4,9 @@ masks. Bertinetto et al., 2019, arXiv 1805.08136.
     w ← w - H⁻¹ g,   g = Xᵀ D (μ - y) + λ w,   H = Xᵀ D S X + λ I,   μ = σ(X w), S = μ (1 - μ)
 
 for each thing that is marked against all the rest, from w = 0. X [pixels, F + 1] are the features
-of the support's pixels and a constant, D = 1 / pixels. Unlike the ridge of `pixel_ridge`, the answer
-is a probability that knows how rare a lesion is in the support, so that few pixels are marked where
-few should be:
+of the support's pixels and a constant, D = 1 / pixels. Unlike the ridge of `pixel_ridge`, the
+answer is a probability that knows how rare a lesion is in the support, so that few pixels are
+marked where few should be:
 
     logits(x) = (0, s [f(x), 1] w_1 + b, s [f(x), 1] w_2 + b, ...)
 
