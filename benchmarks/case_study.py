@@ -36,8 +36,8 @@ import numpy as np
 
 from benchmarks.machine import say
 from medmeta_jax import bench, config as configs, console, plan as plans, runs, verbs
-from medmeta_jax.config import TrainConfig
 from medmeta_jax.data.phantom_lesions import TYPES
+from medmeta_jax.settings import TrainConfig
 
 GOAL = {"accuracy": 0.90, "recall": 0.85, "f1": 0.88}
 TURNS, HELD_OUT = 5, 2

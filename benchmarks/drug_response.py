@@ -29,9 +29,10 @@ import numpy as np
 
 from benchmarks.machine import say
 from medmeta_jax import baselines, console, running, verbs
-from medmeta_jax.config import TrainConfig, check
+from medmeta_jax.config import check
 from medmeta_jax.data import sources
 from medmeta_jax.metrics.intervals import over_episodes
+from medmeta_jax.settings import TrainConfig
 
 NOISE = 0.3  # of a response of spread 1
 SIXTHS = 6

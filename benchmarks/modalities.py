@@ -31,13 +31,13 @@ import numpy as np
 
 from benchmarks.machine import say
 from medmeta_jax import config as configs, console, plan as plans, protocol, runs, verbs
-from medmeta_jax.config import TrainConfig
 from medmeta_jax.data.pool import Pool
 from medmeta_jax.evaluation import Scores
 from medmeta_jax.experiment import TEST_SEED, VAL_SEED
 from medmeta_jax.feed import Resident
 from medmeta_jax.metrics.intervals import over_episodes, paired_difference
 from medmeta_jax.plan import Plan
+from medmeta_jax.settings import TrainConfig
 from medmeta_jax.streaming import Lists
 
 TRAINED = ("t1", "t2", "flair")

@@ -31,11 +31,12 @@ import numpy as np
 
 from benchmarks.machine import say
 from medmeta_jax import baselines, console, running, verbs
-from medmeta_jax.config import TrainConfig, check
+from medmeta_jax.config import check
 from medmeta_jax.data.phantom_anatomy import read_anatomy
 from medmeta_jax.data.phantom_lesions import TYPES
 from medmeta_jax.data.phantom_scan import scan, scene
 from medmeta_jax.details import by_patient
+from medmeta_jax.settings import TrainConfig
 
 KIND, CONTRAST = "bright_disc", 0.4  # of the type's own, where m is 1
 SCANS = 40  # of a patient

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.machine import say
 from medmeta_jax import bench, config as configs, console, plan as plans, protocol, runs, verbs
-from medmeta_jax.config import TrainConfig
+from medmeta_jax.settings import TrainConfig
 
 
 class Rotation(NamedTuple):

@@ -14,7 +14,6 @@ import jax
 import numpy as np
 
 from medmeta_jax import registry, thresholding
-from medmeta_jax.config import TrainConfig
 from medmeta_jax.data.episodes import EpisodeSpec, Indices, episodes_hash, sample_indices
 from medmeta_jax.evaluation import (
     Family,
@@ -33,6 +32,7 @@ from medmeta_jax.metrics.intervals import (
     subject_means,
 )
 from medmeta_jax.personal import Both, careful, unadapted
+from medmeta_jax.settings import TrainConfig
 from medmeta_jax.types import Array, Backbone, MetaLearner, Params
 
 FINETUNE_RATES = (0.05, 0.2, 0.8)

@@ -25,9 +25,9 @@ from medmeta_jax import (
     standings,
     verbs,
 )
-from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.plan import Plan
 from medmeta_jax.runs import RunError, portable, write_json, write_whole
+from medmeta_jax.settings import ConfigError, TrainConfig
 
 
 def plan_facts(plan: Plan) -> dict[str, Any]:

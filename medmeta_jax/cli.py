@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from medmeta_jax import config as configs, launch, registry
-from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.hints import suggest
 from medmeta_jax.options import (
     BenchMethods,
@@ -32,6 +31,7 @@ from medmeta_jax.options import (
     Launch,
     TrainFlags,
 )
+from medmeta_jax.settings import ConfigError, TrainConfig
 
 EXIT_FAILED, EXIT_USAGE, EXIT_DATA, EXIT_PREEMPTED, EXIT_INTERRUPTED = 1, 2, 3, 75, 130
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from medmeta_jax import console
-from medmeta_jax.config import ConfigError
 from medmeta_jax.data import covariates, pictures, sources, split_file, survey
 from medmeta_jax.data.samples import DataError, Skipped, of_each_class
 from medmeta_jax.data.splits import SIDES
 from medmeta_jax.options import DataInspect, DataPrepare, DataSplit
+from medmeta_jax.settings import ConfigError
 
 
 def data_list() -> dict[str, Any]:

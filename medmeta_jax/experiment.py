@@ -17,8 +17,8 @@ from jax.sharding import Mesh
 
 from medmeta_jax import config as configs, parallel, processes, registry, weights
 from medmeta_jax.augment._ops import augmented
+from medmeta_jax.augment._policy import Choice, with_policy
 from medmeta_jax.checkpoint import Checkpoints
-from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.data.episodes import EpisodeSpec, bounds, sample
 from medmeta_jax.data.feasible import check_pool
 from medmeta_jax.data.pool import Pool, one_image, pool_hash
@@ -40,6 +40,7 @@ from medmeta_jax.meta_gradient import EpisodeLoss
 from medmeta_jax.objectives import Objective
 from medmeta_jax.outer import make_objective, make_through, outer_optimiser
 from medmeta_jax.runs import Run, existing
+from medmeta_jax.settings import ConfigError, TrainConfig
 from medmeta_jax.streaming import Lists, Stream, stored_sides
 from medmeta_jax.tasks import episode_spec, load_split, streamed
 from medmeta_jax.types import Array, Backbone, MetaLearner
@@ -98,9 +99,20 @@ def make_learner(
             )
         arguments["pool_classes"] = classes
     try:
-        return kind.told(factory(backbone, outputs=outputs, **arguments), outputs)
+        learner = kind.told(factory(backbone, outputs=outputs, **arguments), outputs)
     except ValueError as error:
         raise ConfigError(f"hyper: {error}") from None
+    return with_policy(learner, policy_ops(config)) if config.policy else learner
+
+
+def policy_ops(config: TrainConfig) -> dict[str, Choice]:
+    """The ops of the configured policy."""
+    return {
+        name: Choice(
+            registry.factory("augment", name), registry.defaults("augment", name)["magnitude"]
+        )
+        for name in config.policy
+    }
 
 
 def check_fits(experiment: Experiment) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 
 import optax
 
-from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.data.episodes import EpisodeSpec
 from medmeta_jax.data.splits import Split
 from medmeta_jax.meta_gradient import EpisodeLoss
 from medmeta_jax.mldg import mldg
 from medmeta_jax.objectives import Objective, cvar, tr_maml
+from medmeta_jax.settings import ConfigError, TrainConfig
 
 
 def outer_optimiser(config: TrainConfig) -> optax.GradientTransformation:

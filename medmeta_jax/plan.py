@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from medmeta_jax import experiment as experiments, registry
-from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.data.episodes import EpisodeSpec, bounds, sample
 from medmeta_jax.data.feasible import check_pool
 from medmeta_jax.data.pool import Pool
 from medmeta_jax.evaluation import FixedEpisodes
 from medmeta_jax.experiment import Experiment
 from medmeta_jax.hints import suggest
+from medmeta_jax.settings import ConfigError, TrainConfig
 from medmeta_jax.types import Array, Episode
 
 # Rows that no algorithm's file stands for: the untrained network fine-tuned on the support set,

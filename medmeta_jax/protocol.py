@@ -27,12 +27,12 @@ from medmeta_jax import (
     running,
     thresholding,
 )
-from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.evaluation import Family, Scores, evaluate
 from medmeta_jax.experiment import Experiment
 from medmeta_jax.fitting import kind_for
 from medmeta_jax.labels import Kind
 from medmeta_jax.plan import RAW_CENTROID, SCRATCH, THRESHOLD, Plan, judged_at
+from medmeta_jax.settings import ConfigError, TrainConfig
 from medmeta_jax.types import Backbone, MetaLearner, Params
 
 # Rows that put one and the same pre-trained classifier to use.

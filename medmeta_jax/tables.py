@@ -52,6 +52,7 @@ def footnote(summary: dict[str, Any]) -> str:
         *caveats(row),
         *grade_lines(summary),
         *calibration_lines(summary),
+        *policy_lines(summary.get("policy", {})),
     ]
     return "\n".join(lines)
 
@@ -259,6 +260,24 @@ def calibration_lines(summary: dict[str, Any]) -> list[str]:
         f"with it. Sets made to hold the truth {100 * found['coverage']:.0f}% of the time on "
         f"classes of meta-validation hold it {percent(judged['covered'])} on those of meta-test, "
         f"with {size['mean']:.1f} ± {size['ci95']:.1f} of {ways}.",
+    ]
+
+
+def policy_lines(found: Mapping[str, Any]) -> list[str]:
+    """What augmentation was learned.
+
+    >>> policy_lines({"share": {"none": 0.4, "noise": 0.6}, "magnitude": {"noise": 0.2}})
+    ['Learned augmentation of copies of the support: noise 0.2 (60%); none 40%.']
+    """
+    if not found:
+        return []
+    ops = [
+        f"{name} {size:.3g} ({100 * found['share'][name]:.0f}%)"
+        for name, size in found["magnitude"].items()
+    ]
+    return [
+        f"Learned augmentation of copies of the support: {', '.join(ops)}; none "
+        f"{100 * found['share']['none']:.0f}%."
     ]
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from medmeta_jax import config as configs, registry
-from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.data import covariates, objects, prepared, sources, split_file
 from medmeta_jax.data.episodes import EpisodeSpec
 from medmeta_jax.data.feasible import check_pool
@@ -18,6 +17,7 @@ from medmeta_jax.data.pool import of_one_way
 from medmeta_jax.data.samples import DataError, Samples
 from medmeta_jax.data.splits import SIDES, Split, held_out, make_split
 from medmeta_jax.data.structures import structures
+from medmeta_jax.settings import ConfigError, TrainConfig
 
 RESIDENT_SHARE = 0.25  # of a device's memory, that images may take; the rest is for programs
 

@@ -26,14 +26,14 @@ from medmeta_jax import (
     uncertainty,
 )
 from medmeta_jax.checkpoint import SaveError
-from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.data.anatomy import cache_folder
 from medmeta_jax.data.samples import DataError
 from medmeta_jax.data.splits import SIDES
-from medmeta_jax.details import by_patient, details, shown
+from medmeta_jax.details import by_patient, by_policy, details, shown
 from medmeta_jax.experiment import Experiment
 from medmeta_jax.labels import LESIONS, MASKS
 from medmeta_jax.runs import Run
+from medmeta_jax.settings import ConfigError, TrainConfig
 from medmeta_jax.train import NonFiniteError
 
 Stop = Callable[[], bool]
@@ -285,6 +285,7 @@ def evaluate_run(
         "calibration": honest,
         **details(experiment, first.scores),
         "patients": by_patient(means),
+        "policy": by_policy(experiment, params),
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "device": jax.devices()[0].device_kind,
         "versions": runs.versions(),

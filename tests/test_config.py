@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 
 from medmeta_jax import cli, config as configs
-from medmeta_jax.config import ConfigError, TrainConfig, check, from_mapping, load
+from medmeta_jax.config import check, from_mapping, load
+from medmeta_jax.settings import ConfigError, TrainConfig
 
 
 def test_preset_then_file_then_flags(tmp_path: Path) -> None:

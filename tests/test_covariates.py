@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from medmeta_jax import baselines, experiment as experiments, running, verbs
-from medmeta_jax.config import ConfigError, TrainConfig, check
+from medmeta_jax.config import check
 from medmeta_jax.data.samples import DataError
 from medmeta_jax.evaluation import evaluate
 from medmeta_jax.experiment import Experiment
+from medmeta_jax.settings import ConfigError, TrainConfig
 from medmeta_jax.types import Array, Episode, Params
 
 CLASSES, EACH = 9, 12

@@ -22,13 +22,13 @@ from medmeta_jax import (
     uncertainty,
 )
 from medmeta_jax.checkpoint import Checkpoints
-from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.data import folder
 from medmeta_jax.data.samples import DataError
 from medmeta_jax.evaluation import Predictions, evaluate, sample_key
 from medmeta_jax.experiment import Experiment
 from medmeta_jax.labels import CLASSES, MASKS, OBJECTS, SEVERAL, VALUES
 from medmeta_jax.metrics import multi_label
+from medmeta_jax.settings import ConfigError, TrainConfig
 
 from .conftest import write_cells, write_toy
 

@@ -23,10 +23,11 @@ from medmeta_jax import (
     running,
     tables,
 )
-from medmeta_jax.config import ConfigError, TrainConfig, check
+from medmeta_jax.config import check
 from medmeta_jax.experiment import Experiment
 from medmeta_jax.labels import LESIONS, LESIONS_OF_IMAGES
 from medmeta_jax.plan import Budget
+from medmeta_jax.settings import ConfigError, TrainConfig
 
 from .conftest import OF_MASKS
 

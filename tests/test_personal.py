@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from medmeta_jax import baselines, details, experiment as experiments, running
-from medmeta_jax.config import TrainConfig
 from medmeta_jax.losses import cross_entropy
 from medmeta_jax.personal import Both, careful, unadapted
+from medmeta_jax.settings import TrainConfig
 from medmeta_jax.types import Array, Episode, Examples, MetaLearner
 
 KEY = jax.random.key(0)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from medmeta_jax import plan as plans, protocol
-from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.data.samples import DataError
 from medmeta_jax.plan import BUDGETS, Budget, Plan
+from medmeta_jax.settings import ConfigError, TrainConfig
 
 from .conftest import write_toy
 

@@ -13,8 +13,8 @@ from jax.flatten_util import ravel_pytree
 
 from medmeta_jax import experiment as experiments
 from medmeta_jax.algorithms.maml import maml
-from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.ops import winograd
+from medmeta_jax.settings import ConfigError, TrainConfig
 
 from .conftest import WAYS, make_episode, tiny_backbone
 

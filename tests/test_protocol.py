@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from medmeta_jax import bench, plan as plans, protocol
-from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.plan import Budget, Plan
+from medmeta_jax.settings import ConfigError, TrainConfig
 
 from .conftest import OF_MASKS, write_toy
 

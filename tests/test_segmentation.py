@@ -19,11 +19,11 @@ from medmeta_jax import (
     overlays,
     running,
 )
-from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.data.pool import Scaling
 from medmeta_jax.evaluation import FixedEpisodes, Predictions
 from medmeta_jax.experiment import Experiment
 from medmeta_jax.labels import MASKS
+from medmeta_jax.settings import ConfigError, TrainConfig
 from medmeta_jax.types import Episode, Examples
 
 from .conftest import OF_MASKS

@@ -30,7 +30,6 @@ from medmeta_jax import (
     verbs,
 )
 from medmeta_jax.algorithms.protonet import protonet
-from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.data import prepare as preparing, prepared, sources, stored as stored_images
 from medmeta_jax.data.episodes import EpisodeSpec, episodes_hash, sample, sample_indices
 from medmeta_jax.data.pool import Pool, fit_scaling, pool_hash
@@ -44,6 +43,7 @@ from medmeta_jax.feed import Resident, spans
 from medmeta_jax.losses import accuracy
 from medmeta_jax.meta_gradient import step_keys
 from medmeta_jax.plan import Judged, first_shots
+from medmeta_jax.settings import ConfigError, TrainConfig
 from medmeta_jax.streaming import Judging, Stream, images_of
 
 from .conftest import tiny_backbone

@@ -13,10 +13,10 @@ import pytest
 from medmeta_jax import tasks
 from medmeta_jax.algorithms.protonet import protonet
 from medmeta_jax.backbones.pixels import pixels
-from medmeta_jax.config import TrainConfig
 from medmeta_jax.data.episodes import sample
 from medmeta_jax.data.splits import Split
 from medmeta_jax.evaluation import FixedEpisodes, Scores, episode_keys, evaluate
+from medmeta_jax.settings import TrainConfig
 
 SLICES, PATIENTS, CLASSES = 10, 10, 60
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from medmeta_jax import config as configs, details, experiment as experiments, running, tasks
-from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.data import brats, nifti, sources
 from medmeta_jax.data.episodes import EpisodeSpec, sample, sample_indices
 from medmeta_jax.data.modalities import require_one_label, stacked
@@ -24,6 +23,7 @@ from medmeta_jax.data.records import Record
 from medmeta_jax.data.samples import DataError, Samples, join, select
 from medmeta_jax.data.splits import make_split
 from medmeta_jax.evaluation import evaluate
+from medmeta_jax.settings import ConfigError, TrainConfig
 
 TWO = ("t1", "flair")
 

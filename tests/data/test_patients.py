@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from medmeta_jax import config as configs, tasks
-from medmeta_jax.config import ConfigError, TrainConfig
 from medmeta_jax.data import folder, npz, sources
 from medmeta_jax.data.episodes import EpisodeSpec, sample_indices
 from medmeta_jax.data.feasible import check_pool
@@ -20,6 +19,7 @@ from medmeta_jax.data.pool import Pool
 from medmeta_jax.data.prepare import prepare
 from medmeta_jax.data.samples import DataError, Samples, select
 from medmeta_jax.data.splits import SIDES, make_split
+from medmeta_jax.settings import ConfigError, TrainConfig
 
 PATIENTS, VISITS = 12, 10
 TIMES, LABELS = [0, 1, 2, 3, 3, 5, 6, 7, 8, 9], [0, 0, 0, 1, 0, 1, 1, 0, 1, 0]

@@ -1,0 +1,144 @@
+"""An augmentation of the support set that is learned with the network.
+
+    x' = Σ_o w_o T_o(x; m_o),   w = Gumbel-softmax(c / τ),   m_o = most_o σ(r_o)
+
+T_o are ops of this folder, one of them leaving the image as it is. c and r are meta-parameters:
+each copy of a support image is changed by one op, drawn by c (Jang, Gu, Poole, 2017, arXiv
+1611.01144: the draw is one-hot, its derivative the softmax's), with a magnitude m whose derivative
+passes through the image (`Op`). The query is clean, so that the meta-gradient says what changes of
+the support make adaptation better, as it says of every other meta-parameter. The images themselves
+stay in the support beside their copies, at meta-test as in training: the change is a part of
+adapting.
+
+A first-order gradient holds what the support does to the adapted parameters constant, and gives a
+policy none; `experiment` refuses the pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from medmeta_jax.augment._ops import Op, apply_ops
+from medmeta_jax.types import (
+    Array,
+    Episode,
+    Examples,
+    Info,
+    MetaLearner,
+    Params,
+    PyTree,
+    check_examples,
+    select,
+)
+
+NONE = "none"  # the op that leaves an image as it is
+TEMPERATURE = 0.5
+MOST = 3.0  # times the op's own default, what a magnitude may become
+START = 0.3  # of that default, where it begins
+
+
+class Choice(NamedTuple):
+    """An op to learn: its factory, and the magnitude that it has by default."""
+
+    make: Callable[..., Op]
+    default: float
+
+
+def init_policy(ops: Mapping[str, Choice]) -> Params:
+    """{"magnitude": {name: r}, "choice": {name: c, "none": c}}, scalars."""
+    start = jnp.log(jnp.asarray(START / (MOST - START), float))
+    return {
+        "magnitude": dict.fromkeys(ops, start),
+        "choice": {name: jnp.zeros(()) for name in (NONE, *ops)},
+    }
+
+
+def magnitudes(policy: Params, ops: Mapping[str, Choice]) -> dict[str, Array]:
+    """The magnitude of each op."""
+    return {
+        name: MOST * op.default * jax.nn.sigmoid(policy["magnitude"][name])
+        for name, op in ops.items()
+    }
+
+
+def shares(policy: Params) -> dict[str, Array]:
+    """How often each op is drawn, and none."""
+    names = sorted(policy["choice"])
+    found = jax.nn.softmax(jnp.stack([policy["choice"][name] for name in names]))
+    return dict(zip(names, found, strict=True))
+
+
+def one_hot_draw(key: Array, logits: Array) -> Array:
+    """A one-hot draw [ops] whose derivative is that of the softmax it is the largest of."""
+    soft = jax.nn.softmax((logits + jax.random.gumbel(key, logits.shape)) / TEMPERATURE)
+    hard = jax.nn.one_hot(soft.argmax(), len(logits), dtype=soft.dtype)
+    return hard + soft - jax.lax.stop_gradient(soft)
+
+
+def changed(policy: Params, ops: Mapping[str, Choice], key: Array, examples: Examples) -> Examples:
+    """Each example by an op of its own draw; label maps move along."""
+    strength = magnitudes(policy, ops)
+    made: list[list[Op]] = [[], *([op.make(magnitude=strength[n])] for n, op in ops.items())]
+    logits = jnp.stack([policy["choice"][name] for name in (NONE, *ops)])
+
+    def one(key: Array, image: Array, label_map: Array | None) -> tuple[Array, Array | None]:
+        draw_key, *keys = jax.random.split(key, 1 + len(made))
+        weights = one_hot_draw(draw_key, logits).astype(image.dtype)
+        each = [apply_ops(chain, k, image, label_map) for chain, k in zip(made, keys, strict=True)]
+        mixed = jnp.tensordot(weights, jnp.stack([x for x, _ in each]), 1)
+        if label_map is None:
+            return mixed, None
+        moved = jnp.stack([y for _, y in each if y is not None])
+        return mixed, moved[jnp.argmax(weights)]
+
+    keys = jax.random.split(key, examples.mask.shape[0])
+    label_maps = examples.y if examples.y.ndim == examples.x.ndim - 1 else None
+    x, moved = jax.vmap(one)(keys, examples.x, label_maps)
+    return examples._replace(x=x, y=examples.y if moved is None else moved)
+
+
+def with_copies(
+    policy: Params, ops: Mapping[str, Choice], key: Array, support: Examples, copies: int
+) -> Examples:
+    """The support, and so many changed copies of each of its examples."""
+    clean = support._replace(x=select(support.x, support.mask))
+    parts = [clean] + [changed(policy, ops, k, clean) for k in jax.random.split(key, copies)]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+
+def with_policy(learner: MetaLearner, ops: Mapping[str, Choice], *, copies: int = 1) -> MetaLearner:
+    """The learner, adapting to its support and to copies of it that a learned policy changes.
+
+    Args:
+      learner: one whose loss depends on the support to second order.
+      ops: by name, what is chosen from.
+      copies: of each support example, beside itself.
+
+    meta_params: {"learner", "policy"}.
+    """
+    if not ops:
+        raise ValueError("ops must name one or more")
+    if copies < 1:
+        raise ValueError(f"copies must be >= 1, got {copies}")
+
+    def init(key: Array, x: PyTree) -> Params:
+        return {"learner": learner.init(key, x), "policy": init_policy(ops)}
+
+    def more(params: Params, key: Array, support: Examples) -> Examples:
+        check_examples(support, "support")
+        return with_copies(params["policy"], ops, key, support, copies)
+
+    def adapt(params: Params, support: Examples, key: Array, steps: Any = None) -> PyTree:
+        policy_key, key = jax.random.split(key)
+        return learner.adapt(params["learner"], more(params, policy_key, support), key, steps)
+
+    def loss(params: Params, episode: Episode, key: Array, step: Array) -> tuple[Array, Info]:
+        policy_key, key = jax.random.split(key)
+        episode = episode._replace(support=more(params, policy_key, episode.support))
+        return learner.loss(params["learner"], episode, key, step)
+
+    return MetaLearner(init, adapt, learner.predict, loss, learner.norm)

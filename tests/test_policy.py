@@ -1,0 +1,59 @@
+"""A learned augmentation from a configuration to a table, and what it is refused with."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+from medmeta_jax import details, experiment as experiments, running, tables
+from medmeta_jax.config import check
+from medmeta_jax.settings import ConfigError, TrainConfig
+
+from .conftest import write_toy
+
+CONFIG = TrainConfig(
+    image_size=8, ways=3, queries=3, algorithm="anil", hyper={"steps": 1},
+    net={"width": 4, "depth": 2}, augment=(), policy=("noise", "brighten"), meta_steps=4,
+    meta_batch=2, validate_every=4, dispatch=4, val_episodes=4, test_episodes=4,
+    baselines="none",
+)  # fmt: skip
+
+
+def test_from_a_configuration_to_a_table(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, data=str(write_toy(tmp_path / "toy.npz")))
+    made = experiments.build(config)
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes a float with an int count
+        step = running.compile_step(made, made.training).step
+        before = running.initial_progress(made, made.training).state.params
+        after = running.fit_quietly(made, step).state.params
+        assert [row.learner for row in running.judge(made, after)] == ["anil"]
+    old, new = (details.by_policy(made, params) for params in (before, after))
+    assert new["default"] == {"noise": 0.1, "brighten": 0.3}
+    assert sum(new["share"].values()) == pytest.approx(1)
+    assert new["magnitude"] != old["magnitude"], "they are learned"
+    assert details.by_policy(made._replace(config=dataclasses.replace(config, policy=())), {}) == {}
+    out = io.StringIO()
+    print("\n".join(tables.policy_lines(new)), file=out)
+    assert "noise" in out.getvalue()
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown": ({"policy": ("spin",)}, "policy: no 'spin'"),
+    "chance": ({"policy": ("flip",)}, "policy: flip is drawn by chance"),
+    "twice": ({"policy": ("noise", "noise")}, "policy: ops must differ"),
+    "reptile": ({"algorithm": "reptile", "hyper": {}}, "policy: reptile holds"),
+    "first": ({"algorithm": "maml", "hyper": {"order": "first"}}, "policy: maml holds"),
+    "covariates": ({"covariates": "t.csv"}, "policy: is of images"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_learned_is_refused(name: str) -> None:
+    change, message = REFUSED[name]
+    with pytest.raises(ConfigError, match=message):
+        check(dataclasses.replace(CONFIG, **change))
