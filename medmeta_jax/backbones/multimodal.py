@@ -122,5 +122,5 @@ def multimodal(
     chosen = tuple(width * 2**i if grows else width for i in range(depth))
     chosen = tuple(widths) if widths is not None else chosen
     require_network(chosen, norm)
-    made = UNet(chosen, 1, norm, form) if grows else Conv4(chosen, norm, form)
+    made = UNet(chosen, 1, False, norm, form) if grows else Conv4(chosen, norm, form)
     return from_linen(MultiModal(Stems(chosen[0], stems == "own", norm, form), made), norm=norm)

@@ -3,7 +3,9 @@
 Ronneberger, Fischer, Brox, 2015, arXiv 1505.04597. Deviations: convolutions keep the size of a map;
 the decoder enlarges by repeating pixels, and not by a transposed convolution, whose strides leave
 a chequered pattern; a norm after every convolution, with the policies of the other backbones; as
-many levels and channels as are asked for, by default far fewer than there.
+many levels and channels as are asked for, by default far fewer than there. With `hypercolumns` a
+pixel's feature is that of every level of the decoder at its place (Hariharan et al., 2015, arXiv
+1411.5752), so that a linear head sees what is around it too.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ class UNet(nn.Module):
 
     widths: tuple[int, ...]
     convolutions: int
+    hypercolumns: bool
     norm: norms.NormPolicy
     form: Form
 
@@ -56,11 +59,23 @@ class UNet(nn.Module):
             kept.append(x)
             x = max_pool(x) if min(x.shape[1:-1]) >= 2 else x
         x = level(x, self.widths[-1])
+        levels = [x]
         for width, skip in zip(self.widths[-2::-1], reversed(kept), strict=True):
             if x.shape[1:-1] != skip.shape[1:-1]:
                 x = doubled(x, skip.shape[1:-1])
             x = level(jnp.concatenate([x, skip], -1), width)
-        return x
+            levels.append(x)
+        return columns(levels) if self.hypercolumns else x
+
+
+def columns(levels: Sequence[Array]) -> Array:
+    """Maps from the coarsest to the finest as one, of the finest's size: [n, *spatial, ΣF]."""
+    found = levels[0]
+    for finer in levels[1:]:
+        if found.shape[1:-1] != finer.shape[1:-1]:
+            found = doubled(found, finer.shape[1:-1])
+        found = jnp.concatenate([found, finer], -1)
+    return found
 
 
 def unet(
@@ -69,6 +84,7 @@ def unet(
     depth: int = 3,
     convolutions: int = 1,
     widths: Sequence[int] | None = None,
+    hypercolumns: bool = False,
     norm: norms.NormPolicy = "support",
     form: Form = "auto",
 ) -> Backbone:
@@ -79,9 +95,10 @@ def unet(
       depth: number of levels.
       convolutions: of each level, on the way down and on the way up.
       widths: channels level by level, in place of `width` and `depth`.
+      hypercolumns: whether a pixel has the features of all levels, and not of the first alone.
       norm, form: as of `conv4`.
 
-    spatial is two axes or three. F is `widths[0]`.
+    spatial is two axes or three. F is `widths[0]`, or with hypercolumns the sum of them.
 
     >>> import jax
     >>> backbone = unet(width=4, depth=2)
@@ -94,4 +111,4 @@ def unet(
         raise ValueError(f"depth and convolutions must be >= 1, got {depth} and {convolutions}")
     chosen = tuple(widths) if widths is not None else tuple(width * 2**i for i in range(depth))
     require_network(chosen, norm)
-    return from_linen(UNet(chosen, convolutions, norm, form), norm=norm)
+    return from_linen(UNet(chosen, convolutions, hypercolumns, norm, form), norm=norm)

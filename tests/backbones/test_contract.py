@@ -18,6 +18,7 @@ from medmeta_jax import registry
 from medmeta_jax.adapters import from_linen, from_nnx
 from medmeta_jax.algorithms.maml import maml
 from medmeta_jax.backbones.conv4 import conv4
+from medmeta_jax.backbones.unet import unet
 from medmeta_jax.types import Backbone
 
 from ..conftest import SIZE, WAYS, make_episode
@@ -252,3 +253,15 @@ def test_nnx_state_is_refused() -> None:
     backbone = from_nnx(lambda rngs: nnx.BatchNorm(3, rngs=rngs))
     with pytest.raises(ValueError, match=r"BatchNorm keeps state beside its nnx\.Param"):
         backbone.init(jax.random.key(0), jnp.ones((2, 3)))
+
+
+def test_hypercolumns_hold_every_level_at_its_place() -> None:
+    """The last channels are the plain feature; the first are the coarsest level's, repeated."""
+    plain, whole = (unet(widths=(4, 3, 2), hypercolumns=there) for there in (False, True))
+    x, mask = jax.random.normal(jax.random.key(0), (2, 8, 8, 1)), jnp.ones(2, bool)
+    params = plain.init(jax.random.key(1), x)
+    narrow, wide = (jax.jit(net.apply)(params, x, mask)[0] for net in (plain, whole))
+    assert wide.shape == (2, 8, 8, 9)
+    np.testing.assert_allclose(wide[..., 5:], narrow, rtol=1e-5, atol=1e-6)
+    coarse = np.asarray(wide[..., :2]).reshape(2, 2, 4, 2, 4, 2)
+    np.testing.assert_array_equal(coarse, np.broadcast_to(coarse[:, :, :1, :, :1], coarse.shape))
