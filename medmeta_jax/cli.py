@@ -21,6 +21,7 @@ from typing import Any
 from medmeta_jax import config as configs, launch, registry
 from medmeta_jax.hints import suggest
 from medmeta_jax.options import (
+    Adapt,
     BenchMethods,
     DataInspect,
     DataList,
@@ -29,6 +30,7 @@ from medmeta_jax.options import (
     Doctor,
     Eval,
     Launch,
+    Predict,
     TrainFlags,
 )
 from medmeta_jax.settings import ConfigError, TrainConfig
@@ -42,6 +44,8 @@ USAGE = """usage: medmeta VERB [options]
   train             meta-train, evaluate on unseen classes, write a run directory
   launch            train in several processes of this machine
   eval RUN          judge a run again
+  adapt RUN         adapt a run to a few labelled images
+  predict TASK      tell images by what was adapted
   bench methods     compare methods on the same data, budget and episodes
   data list         the data sources there are
   data inspect SRC  what a data set holds
@@ -216,8 +220,9 @@ def run_verb(arguments: list[str]) -> tuple[dict[str, Any], bool]:
 
         return data_verbs.data_prepare(asked, how), asked.json
     kinds: dict[str, Any] = {
-        "eval": Eval, "bench methods": BenchMethods, "data list": DataList,
-        "data inspect": DataInspect, "data split": DataSplit, "doctor": Doctor,
+        "eval": Eval, "adapt": Adapt, "predict": Predict, "bench methods": BenchMethods,
+        "data list": DataList, "data inspect": DataInspect, "data split": DataSplit,
+        "doctor": Doctor,
     }  # fmt: skip
     if verb not in kinds:
         raise ConfigError(f"no verb {verb!r}{suggest(verb, ['train', 'launch', *kinds])}")
@@ -228,6 +233,10 @@ def run_verb(arguments: list[str]) -> tuple[dict[str, Any], bool]:
         return verbs.evaluate(
             given.run, shots=given.shots, episodes=given.episodes, baselines_=given.baselines
         ), given.json
+    if verb in ("adapt", "predict"):
+        from medmeta_jax import deploy_verbs
+
+        return getattr(deploy_verbs, verb)(given), given.json
     if verb == "bench methods":
         from medmeta_jax import bench
 

@@ -24,6 +24,41 @@ class Eval:
 
 
 @dataclasses.dataclass(frozen=True)
+class Adapt:
+    """Adapt a run to a few labelled images, class folders for instance, and write a task.
+
+    Its classes need not be any that the run has seen, and no more of them than its head has ways.
+    """
+
+    run: str
+    """The run directory."""
+    support: str | None = None
+    """The labelled images: class folders, or any data set of one class an image. Needed."""
+    out: str | None = None
+    """The file of the task to write. Needed."""
+    json: bool = False
+    """One JSON object on stdout."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Predict:
+    """Tell images by a task that `medmeta adapt` wrote: a table of classes, probabilities and sets.
+
+    An image whose set holds not one class is not told for certain; its distance is 1 where it is as
+    far from the support as that's images are from one another.
+    """
+
+    task: str
+    """The file of the task."""
+    images: str | None = None
+    """An image, a folder of them, or any data set, whose labels are not read. Needed."""
+    out: str | None = None
+    """The CSV to write. Needed."""
+    json: bool = False
+    """One JSON object on stdout."""
+
+
+@dataclasses.dataclass(frozen=True)
 class BenchMethods:
     """Compare methods on the same data, budget and episodes; goes on where it was stopped."""
 

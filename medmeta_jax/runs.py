@@ -1,4 +1,4 @@
-"""A run directory: config.yaml, split.json, env.json, metrics.jsonl, checkpoints/,
+"""A run directory: config.yaml, split.json, model.json, env.json, metrics.jsonl, checkpoints/,
 calibration.json, plots/, summary.json."""
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class Run:
         self.folder = folder
         self.config = folder / "config.yaml"
         self.split = folder / "split.json"
+        self.model = folder / "model.json"  # what putting it to use takes of its data
         self.metrics = folder / "metrics.jsonl"
         self.summary = folder / "summary.json"
         self.calibration = folder / "calibration.json"

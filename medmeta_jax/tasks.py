@@ -102,9 +102,11 @@ def arguments_of_source(config: TrainConfig) -> dict[str, Any]:
     defaults (ConfigError); nothing where it says nothing."""
     if not config.read:
         return {}
-    if config.task == "detection":
+    defaults = sources.options(config.data)
+    told = configs.filled("read", config.read, defaults, config.data)
+    if config.task == "detection" and told != defaults:
         raise ConfigError("read: detection reads whole images with all their boxes; leave it out")
-    return configs.filled("read", config.read, sources.options(config.data), config.data)
+    return told
 
 
 def takes_absent(config: TrainConfig) -> bool:

@@ -29,6 +29,7 @@ from medmeta_jax.checkpoint import SaveError
 from medmeta_jax.data.anatomy import cache_folder
 from medmeta_jax.data.samples import DataError
 from medmeta_jax.data.splits import SIDES
+from medmeta_jax.deploy.model import model_facts
 from medmeta_jax.details import by_patient, by_policy, details, shown
 from medmeta_jax.experiment import Experiment
 from medmeta_jax.labels import LESIONS, MASKS
@@ -109,6 +110,7 @@ def new_run(experiment: Experiment) -> Run:
     if processes.is_first():
         made = runs.create(f"{config.algorithm}-{Path(config.data).stem}", plain_config(config))
         runs.write_json(made.split, identity)
+        runs.write_json(made.model, model_facts(experiment))
         folder = str(made.folder)
     return Run(Path(processes.text_from_first(folder)))
 

@@ -80,6 +80,7 @@ ALLOWED = {
         "config", "settings", "console", "experiment", "baselines", "runs", "data", "train",
         "checkpoint",
         "parallel", "processes", "uncertainty", "running", "details", "overlays", "labels",
+        "deploy",
     },
     "plan": {
         "types", "registry", "config", "settings", "data", "evaluation", "experiment", "hints",
@@ -94,13 +95,18 @@ ALLOWED = {
         "config", "settings", "console", "experiment", "plan", "protocol", "standings", "runs",
         "verbs",
     },
+    "deploy": {
+        "types", "config", "settings", "weights", "data", "experiment", "labels", "metrics",
+        "runs",
+    },
+    "deploy_verbs": {"config", "console", "data", "deploy", "options", "runs", "settings", "verbs"},
     "options": set(),
     "doctor": {"console", "runs", "data"},
     "data_verbs": {"config", "settings", "console", "data", "options"},
     "cli": {
         "config", "settings", "console", "verbs", "bench", "data_verbs", "doctor", "data",
         "options",
-        "registry", "runs", "launch", "processes", "tables", "hints",
+        "registry", "runs", "launch", "processes", "tables", "hints", "deploy_verbs",
     },
     "__init__": {"registry"},
     "__main__": {"cli"},

@@ -42,7 +42,7 @@ def test_all_are_those_that_take_the_labels_at_hand(plan: Plan) -> None:
 
 def test_every_algorithm_is_a_method_and_maml_the_reference() -> None:
     everything = plans.chosen_methods(("all",))
-    assert len(everything) == len(plans.methods()) == 25
+    assert len(everything) == len(plans.methods()) == 27
     assert everything[0] == "maml"
     assert plans.chosen_methods(("anil", "protonet")) == ("anil", "protonet")
     with pytest.raises(ConfigError, match="methods: no 'protnet'; did you mean protonet"):

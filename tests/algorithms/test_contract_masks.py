@@ -35,6 +35,8 @@ class Case:
         arguments: dict[str, Any] = {"outputs": 2, "loss": dice_and_cross_entropy}
         if self.steps:
             arguments |= {"steps": 3}
+        if name == "crossblock":  # which has a network of its own
+            arguments |= {"width": 4, "depth": 2}
         self.name = name
         self.learner = registry.factory("algorithms", name)(unet(widths=(4, 4)), **arguments)
         self.episode = make_mask_episode()

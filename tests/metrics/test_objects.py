@@ -120,8 +120,9 @@ def test_padding_is_no_image_and_may_hold_anything() -> None:
     logits[0, 1, 0] = np.nan
     boxes = np.stack([[boxes_of(A), boxes_of()], [boxes_of(A, B), boxes_of(B)]])
     mask = np.array([[True, False], [True, True]])
-    assert kind_of(boxes) is OBJECTS
-    assert kind_of(np.zeros((2, 5), np.float32)).name == "values"
+    one = np.zeros((2, 1), np.int32)
+    assert kind_of(boxes, one) is OBJECTS
+    assert kind_of(np.zeros((2, 5), np.float32), one).name == "values"
     found = score_predictions(Predictions(logits, boxes, mask, np.array([[4], [2]])))
     assert found.kind is OBJECTS
     np.testing.assert_allclose(found.per_episode["object_recall"], [1, 2 / 3])

@@ -1,0 +1,145 @@
+"""A run put to use: its learner and best parameters, without the data that it was trained on.
+
+`model_facts` is what a run keeps of its data for that (`model.json`): how intensities are scaled,
+how many channels and outputs there are, what labels are.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from medmeta_jax import config as configs, weights
+from medmeta_jax.data.pool import Scaling
+from medmeta_jax.experiment import Experiment, make_backbone, make_learner, run_weights
+from medmeta_jax.labels import CLASSES, GRADES
+from medmeta_jax.metrics.calibration import Calibration
+from medmeta_jax.runs import Run, RunError
+from medmeta_jax.settings import ConfigError, TrainConfig
+from medmeta_jax.types import Array, Backbone, MetaLearner, Params
+
+KINDS = {kind.name: kind for kind in (CLASSES, GRADES)}
+
+
+class Model(NamedTuple):
+    """What adapts and predicts.
+
+    spatial: the axes of an image, all of `config.image_size`. tasks: what it was calibrated on, as
+    {"ways", "shots"}. calibration: None where the run has none.
+    """
+
+    config: TrainConfig
+    learner: MetaLearner
+    backbone: Backbone
+    params: Params
+    scaling: Scaling
+    spatial: int
+    outputs: int
+    calibration: Calibration | None
+    tasks: dict[str, Any]
+
+
+def model_facts(experiment: Experiment) -> dict[str, Any]:
+    """What a run keeps, as JSON can hold it."""
+    split, spec = experiment.split, experiment.spec
+    return {
+        "labels": experiment.kind.name,
+        "outputs": experiment.outputs,
+        "pool_classes": len(split.class_names),
+        "spatial": experiment.example_x.ndim - 2,
+        "shift": np.asarray(split.scaling.shift).tolist(),
+        "scale": np.asarray(split.scaling.scale).tolist(),
+        "covariates": list(split.covariates),
+        "modalities": list(experiment.config.modalities),
+        "tasks": {"ways": spec.ways, "shots": spec.shots},
+    }
+
+
+def load(run: Run, ways: int) -> Model:
+    """A run's model, for tasks of so many ways.
+
+    Raises RunError where the run does not hold what is needed, and ConfigError where it is of what
+    cannot be deployed, or its head has fewer ways.
+    """
+    found = read_facts(run)
+    kind = KINDS.get(found["labels"])
+    if kind is None:
+        raise ConfigError(
+            f"{run.folder}: learned {found['labels']}; adapt takes runs of {' and '.join(KINDS)}"
+        )
+    if found["covariates"] or found["modalities"]:
+        raise ConfigError(f"{run.folder}: takes more than an image (covariates, modalities)")
+    config = configs.check(configs.load(None, str(run.config)))
+    backbone = make_backbone(config)
+    scaling = Scaling(*(np.asarray(found[name], np.float32) for name in ("shift", "scale")))
+    x = example(config.image_size, found["spatial"], len(scaling.shift), 1)
+    given = run_weights(run)
+
+    def of(outputs: int) -> tuple[MetaLearner, Params]:
+        learner = make_learner(config, backbone, outputs, found["pool_classes"], kind)
+        return learner, jax.eval_shape(learner.init, jax.random.key(0), x)
+
+    outputs = found["outputs"]
+    learner, like = of(outputs)
+    if ways > outputs:  # which a head that is built from the support does not mind
+        learner, like = of(ways)
+        shapes = {weights.name_of(path): leaf.shape for path, leaf in leaves(like)}
+        other = [name for name in shapes if name in given and given[name].shape != shapes[name]]
+        if other:
+            raise ConfigError(
+                f"{run.folder}: {config.algorithm} was trained for {outputs} ways, and its head "
+                f"has no more; the support has {ways} classes"
+            )
+        outputs = ways
+    missing = [weights.name_of(path) for path, _ in leaves(like)]
+    missing = [name for name in missing if name not in given]
+    if missing:
+        raise RunError(f"{run.folder}: its checkpoint lacks {missing[0]}; train again")
+    params = weights.put(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like), given)
+    return Model(
+        config, learner, backbone, params, scaling, found["spatial"], outputs,
+        read_calibration(run), found["tasks"],
+    )  # fmt: skip
+
+
+def leaves(tree: Any) -> list[tuple[Any, Any]]:
+    """The leaves of a tree with their paths."""
+    return list(jax.tree.leaves_with_path(tree))
+
+
+def example(size: int, spatial: int, channels: int, count: int) -> Array:
+    """So many images of zeros."""
+    return jnp.zeros((count, *(size,) * spatial, channels), jnp.float32)
+
+
+def read_facts(run: Run) -> dict[str, Any]:
+    """What a run says of itself (RunError)."""
+    try:
+        found: dict[str, Any] = json.loads(run.model.read_text(encoding="utf-8"))
+    except OSError:
+        raise RunError(
+            f"{run.model}: missing; runs of this version have it: train again to deploy"
+        ) from None
+    except ValueError as error:
+        raise RunError(f"{run.model}: not JSON ({error}); train again") from None
+    return found
+
+
+def read_calibration(run: Run) -> Calibration | None:
+    """A run's temperature and quantile; None where it has none (RunError where it is damaged)."""
+    if not run.calibration.exists():
+        return None
+    try:
+        found = json.loads(run.calibration.read_text(encoding="utf-8"))
+        if "temperature" not in found:
+            return None
+        quantile = float("inf") if found["quantile"] is None else float(found["quantile"])
+        return Calibration(
+            float(found["temperature"]), quantile, float(found["coverage"]), tuple(found["tasks"])
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{run.calibration}: cannot be read ({error}); train again") from None
