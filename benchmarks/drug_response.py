@@ -121,7 +121,7 @@ def measure(config: TrainConfig, trial: Trial) -> dict[str, Any]:
     patients = np.arange(SIXTHS - 1, len(trial.area), SIXTHS)
     x, drugs = terms(trial.area, trial.gene)[patients], row.scores.predictions.classes[:, 0]
     support, query = (np.asarray(part) for part in (places.support, places.query))
-    logits, y = row.scores.predictions.logits[..., 0], row.scores.predictions.y
+    logits = row.scores.predictions.logits[..., 0]
     own, known, by_ridge = [], [], []
     for episode, drug in enumerate(drugs):
         own.append(interaction(x[query[episode]], logits[episode]))
@@ -135,7 +135,6 @@ def measure(config: TrainConfig, trial: Trial) -> dict[str, Any]:
         "ridge": over_episodes(np.asarray(by_ridge))._asdict(),
         "recovered": float(np.corrcoef(own, known)[0, 1]),
         "drugs": len(np.unique(drugs)),
-        "mean_square": float((y**2).mean()),
     }
 
 

@@ -29,7 +29,6 @@ def adapt(given: Adapt) -> dict[str, Any]:
         raise ConfigError("adapt: is told as in: medmeta adapt RUN --support DIR --out TASK")
     enable_compilation_cache()
     run = runs.existing(given.run)
-    facts = models.read_facts(run)
     size = configs.load(None, str(run.config)).image_size
     samples = sources.load(given.support, image_size=size)
     if samples.labels.ndim != 1:
@@ -38,7 +37,7 @@ def adapt(given: Adapt) -> dict[str, Any]:
     if ways < 2:
         raise DataError(f"{given.support}: has {ways} class; two or more are told apart")
     model = models.load(run, ways)
-    images = to_channels(np.asarray(samples.images), len(facts["shift"]))
+    images = to_channels(np.asarray(samples.images), len(model.scaling.shift))
     task = Predictor(model).adapt(images, samples.labels, samples.class_names)
     counts = dict(zip(samples.class_names, np.bincount(samples.labels, minlength=ways).tolist(),
                       strict=True))  # fmt: skip

@@ -28,8 +28,9 @@ import numpy as np
 from PIL import Image
 from platformdirs import user_cache_dir
 
-from medmeta_jax import registry
+from medmeta_jax import baselines, registry, running
 from medmeta_jax.backbones.conv4 import conv4
+from medmeta_jax.experiment import Experiment
 from medmeta_jax.losses import dice_and_cross_entropy
 from medmeta_jax.types import Backbone, Episode, Examples
 
@@ -111,6 +112,14 @@ def make_mask_episode(
         return Examples(jnp.asarray(x[..., None], jnp.float32), jnp.asarray(y), jnp.ones(n, bool))
 
     return Episode(side(shots), side(queries), jnp.zeros(1, jnp.int32))
+
+
+def judged_rows(made: Experiment) -> dict[str, baselines.Row]:
+    """An experiment trained, and its rows by learner."""
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes a float with an int count
+        step = running.compile_step(made, made.training).step
+        params = running.fit_quietly(made, step).best_params
+        return {row.learner: row for row in running.judge(made, params)}
 
 
 def padded(examples: Examples, extra: int, fill: float = jnp.nan) -> Examples:

@@ -29,7 +29,7 @@ from medmeta_jax.labels import LESIONS, LESIONS_OF_IMAGES
 from medmeta_jax.plan import Budget
 from medmeta_jax.settings import ConfigError, TrainConfig
 
-from .conftest import OF_MASKS
+from .conftest import OF_MASKS, judged_rows
 
 SIZE = 12
 # The grey of each type's block, on a middling ground.
@@ -135,10 +135,7 @@ def test_the_nearest_pixels_by_class_and_in_a_table(made: Experiment, first: bas
 
 @pytest.fixture(scope="module")
 def judged(made: Experiment) -> dict[str, baselines.Row]:
-    with jax.numpy_dtype_promotion("standard"):  # optax mixes a float with an int count
-        step = running.compile_step(made, made.training).step
-        params = running.fit_quietly(made, step).best_params
-        return {row.learner: row for row in running.judge(made, params)}
+    return judged_rows(made)
 
 
 @pytest.mark.slow

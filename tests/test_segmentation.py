@@ -26,7 +26,7 @@ from medmeta_jax.labels import MASKS
 from medmeta_jax.settings import ConfigError, TrainConfig
 from medmeta_jax.types import Episode, Examples
 
-from .conftest import OF_MASKS
+from .conftest import OF_MASKS, judged_rows
 
 SIZE, IMAGES = 12, 96
 CONFIG = TrainConfig(
@@ -68,10 +68,7 @@ def first(made: Experiment) -> baselines.Row:
 
 @pytest.fixture(scope="module")
 def judged(made: Experiment) -> dict[str, baselines.Row]:
-    with jax.numpy_dtype_promotion("standard"):  # optax mixes a float with an int count
-        step = running.compile_step(made, made.training).step
-        params = running.fit_quietly(made, step).best_params
-        return {row.learner: row for row in running.judge(made, params)}
+    return judged_rows(made)
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from medmeta_jax.algorithms.panet import require_masks
-from medmeta_jax.algorithms.pixel_ridge import with_constant
+from medmeta_jax.algorithms.pixel_ridge import rows_of, with_constant
 from medmeta_jax.inner import require_positive
 from medmeta_jax.losses import dice_and_cross_entropy, query_loss
 from medmeta_jax.types import Array, Backbone, Examples, Loss, MetaLearner, Params, PyTree, checked
@@ -96,10 +96,8 @@ def pixel_logistic(
         del key, steps
         features, stats = backbone.apply(theta["body"], support.x, support.mask)
         require_masks(features, support)
-        there = support.mask.reshape(-1, *(1,) * (features.ndim - 1))
-        rows = jnp.where(there, with_constant(features), 0).reshape(-1, features.shape[-1] + 1)
-        weight = jnp.broadcast_to(there[..., 0], support.y.shape).astype(rows.dtype).reshape(-1)
-        weight /= jnp.maximum(weight.sum(), 1)
+        rows, there = rows_of(features, support.mask)
+        weight = there.astype(rows.dtype) / jnp.maximum(there.sum(), 1).astype(rows.dtype)
         learned = {n: leaf.astype(rows.dtype) for n, leaf in theta["logistic"].items()}
         kinds = jnp.arange(1, outputs, dtype=support.y.dtype)
         targets = (support.y.reshape(-1) == kinds[:, None]).astype(rows.dtype)

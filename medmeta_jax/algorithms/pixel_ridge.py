@@ -20,9 +20,19 @@ import jax
 import jax.numpy as jnp
 
 from medmeta_jax.algorithms.panet import require_masks
-from medmeta_jax.inner import require_positive
+from medmeta_jax.algorithms.r2d2 import init_ridge
 from medmeta_jax.losses import dice_and_cross_entropy, query_loss
-from medmeta_jax.types import Array, Backbone, Examples, Loss, MetaLearner, Params, PyTree, checked
+from medmeta_jax.types import (
+    Array,
+    Backbone,
+    Examples,
+    Loss,
+    MetaLearner,
+    Params,
+    PyTree,
+    checked,
+    select,
+)
 
 
 class Adapted(NamedTuple):
@@ -37,6 +47,14 @@ class Adapted(NamedTuple):
 def with_constant(features: Array) -> Array:
     """[..., F] -> [..., F + 1], the last 1."""
     return jnp.concatenate([features, jnp.ones_like(features[..., :1])], -1)
+
+
+def rows_of(features: Array, mask: Array) -> tuple[Array, Array]:
+    """The pixels of examples: `with_constant` of [n, *spatial, F] as [pixels, F + 1], zeros for
+    padding, and which are there [pixels]."""
+    wide = select(with_constant(features), mask)
+    there = jnp.broadcast_to(mask.reshape(-1, *(1,) * (features.ndim - 2)), features.shape[:-1])
+    return wide.reshape(-1, wide.shape[-1]), there.reshape(-1)
 
 
 def balanced_ridge(features: Array, targets: Array, strength: Array) -> Array:
@@ -77,22 +95,15 @@ def pixel_ridge(
     """
     if outputs < 2:
         raise ValueError(f"outputs must be >= 2 (not marked, marked), got {outputs}")
-    require_positive("strength", strength)
-    require_positive("scale", scale)
-
-    def init(key: Array, x: PyTree) -> Params:
-        start = {"log_strength": strength, "log_scale": scale}
-        logs = {name: jnp.log(jnp.asarray(value, float)) for name, value in start.items()}
-        return {"body": backbone.init(key, x), "ridge": {**logs, "bias": jnp.zeros(())}}
+    init = init_ridge(backbone, strength=strength, scale=scale)
 
     def adapt(theta: Params, support: Examples, key: Array, steps: Any = None) -> Adapted:
         del key, steps
         features, stats = backbone.apply(theta["body"], support.x, support.mask)
         require_masks(features, support)
-        there = support.mask.reshape(-1, *(1,) * (features.ndim - 1))
-        labels = jax.nn.one_hot(support.y, outputs, dtype=features.dtype)
-        rows = jnp.where(there, with_constant(features), 0).reshape(-1, features.shape[-1] + 1)
-        targets = jnp.where(there, labels, 0).reshape(-1, outputs)
+        rows, there = rows_of(features, support.mask)
+        labels = jax.nn.one_hot(support.y.reshape(-1), outputs, dtype=features.dtype)
+        targets = select(labels, there)
         learned = {name: leaf.astype(features.dtype) for name, leaf in theta["ridge"].items()}
         scale = jnp.exp(learned["log_scale"])
         weights = scale * balanced_ridge(rows, targets, jnp.exp(learned["log_strength"]))

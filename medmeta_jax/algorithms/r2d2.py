@@ -13,6 +13,7 @@ episode lacks are masked out of the softmax.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -58,6 +59,21 @@ def ridge(features: Array, targets: Array, strength: Array) -> Array:
     return features.T @ solved
 
 
+def init_ridge(
+    backbone: Backbone, *, strength: float, scale: float
+) -> Callable[[Array, PyTree], Params]:
+    """init for {"body", "ridge": {"log_strength", "log_scale", "bias"}} (ValueError)."""
+    require_positive("strength", strength)
+    require_positive("scale", scale)
+
+    def init(key: Array, x: PyTree) -> Params:
+        start = {"log_strength": strength, "log_scale": scale}
+        logs = {name: jnp.log(jnp.asarray(value, float)) for name, value in start.items()}
+        return {"body": backbone.init(key, x), "ridge": {**logs, "bias": jnp.zeros(())}}
+
+    return init
+
+
 def r2d2(
     backbone: Backbone,
     *,
@@ -73,13 +89,7 @@ def r2d2(
     """
     if outputs < 1:
         raise ValueError(f"outputs must be >= 1, got {outputs}")
-    require_positive("strength", strength)
-    require_positive("scale", scale)
-
-    def init(key: Array, x: PyTree) -> Params:
-        start = {"log_strength": strength, "log_scale": scale}
-        logs = {name: jnp.log(jnp.asarray(value, float)) for name, value in start.items()}
-        return {"body": backbone.init(key, x), "ridge": {**logs, "bias": jnp.zeros(())}}
+    init = init_ridge(backbone, strength=strength, scale=scale)
 
     def adapt(theta: Params, support: Examples, key: Array, steps: Any = None) -> Adapted:
         del key, steps

@@ -11,7 +11,7 @@ stay in the support beside their copies, at meta-test as in training: the change
 adapting.
 
 A first-order gradient holds what the support does to the adapted parameters constant, and gives a
-policy none; `experiment` refuses the pair.
+policy none; `config` refuses the pair.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from medmeta_jax.data.samples import DataError, Samples, Skipped, select
-from medmeta_jax.data.splits import SIDES, may_stand, split_classes
+from medmeta_jax.data.splits import SIDES, may_stand, sides_of_names, split_classes
 from medmeta_jax.data.structures import LEAST, values_shown
 
 
@@ -59,14 +59,7 @@ def sides_of(samples: Samples, val: tuple[str, ...], test: tuple[str, ...]) -> n
     assert samples.no_lesion is not None
     types = tuple(name for name in samples.class_names if name != samples.no_lesion)
     if val or test:
-        for name in (*val, *test):
-            if name not in types or (*val, *test).count(name) > 1:
-                what = "is held out twice" if name in types else "is no type of lesion in it"
-                raise DataError(f"{samples.about}: {name!r} {what}; it has {', '.join(types)}")
-        rest = tuple(name for name in types if name not in (*val, *test))
-        if not rest:
-            raise DataError(f"{samples.about}: all types are held out, none is left to train on")
-        of_types = {"train": rest, "val": val, "test": test}
+        of_types = sides_of_names(samples.about, types, val, test, "type of lesion in it", "types")
     else:
         of_types = split_classes(
             samples._replace(masks=None, class_names=types, sides=None, split=None)

@@ -147,15 +147,30 @@ def held_out(samples: Samples, val: tuple[str, ...], test: tuple[str, ...]) -> S
     """The samples with these classes for meta-validation and meta-test, and the rest for
     meta-training. Raises DataError for a class that is not there, or is named twice, or where
     none is left."""
-    names = samples.class_names
+    by_side = sides_of_names(
+        samples.about, samples.class_names, val, test, "class of it", "classes"
+    )
+    return samples._replace(split=by_side)
+
+
+def sides_of_names(
+    about: str,
+    names: tuple[str, ...],
+    val: tuple[str, ...],
+    test: tuple[str, ...],
+    one: str,
+    several: str,
+) -> dict[str, tuple[str, ...]]:
+    """Names by side, those held out and the rest; DataError as of `held_out`, in which names are
+    called `one` and `several`."""
     for name in (*val, *test):
         if name not in names or (*val, *test).count(name) > 1:
-            what = "is held out twice" if name in names else "is no class of it"
-            raise DataError(f"{samples.about}: {name!r} {what}; it has {', '.join(names)}")
+            what = "is held out twice" if name in names else f"is no {one}"
+            raise DataError(f"{about}: {name!r} {what}; it has {', '.join(names)}")
     train = tuple(name for name in names if name not in (*val, *test))
     if not train:
-        raise DataError(f"{samples.about}: all classes are held out, and none is left to train on")
-    return samples._replace(split={"train": train, "val": val, "test": test})
+        raise DataError(f"{about}: all {several} are held out, and none is left to train on")
+    return {"train": train, "val": val, "test": test}
 
 
 def spread(names: tuple[str, ...], count: int) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import pytest
 from medmeta_jax import registry
 from medmeta_jax.algorithms.protonet import protonet
 from medmeta_jax.augment._ops import Op, affine, apply_ops, augment_examples, augmented
+from medmeta_jax.config import BY_CHANCE
 from medmeta_jax.types import Examples
 
 from ..conftest import WAYS, make_episode, tiny_backbone
@@ -164,10 +165,6 @@ def test_dropping_modalities_keeps_one_and_brings_none_back() -> None:
     left = ~np.isnan(all_gone).any((1, 2))
     np.testing.assert_array_equal(left.sum(1), 1)
     np.testing.assert_allclose(left[:, [0, 1, 3]].mean(0), 1 / 3, atol=0.08)
-
-
-# What is drawn by chance has no derivative in how often it is.
-BY_CHANCE = ("flip", "drop_modalities")
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in BY_CHANCE])
