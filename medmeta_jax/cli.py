@@ -29,6 +29,7 @@ from medmeta_jax.options import (
     DataSplit,
     Doctor,
     Eval,
+    Export,
     Launch,
     Predict,
     TrainFlags,
@@ -46,6 +47,7 @@ USAGE = """usage: medmeta VERB [options]
   eval RUN          judge a run again
   adapt RUN         adapt a run to a few labelled images
   predict TASK      tell images by what was adapted
+  export TASK|RUN   one file that runs with jax and numpy alone
   bench methods     compare methods on the same data, budget and episodes
   data list         the data sources there are
   data inspect SRC  what a data set holds
@@ -220,7 +222,8 @@ def run_verb(arguments: list[str]) -> tuple[dict[str, Any], bool]:
 
         return data_verbs.data_prepare(asked, how), asked.json
     kinds: dict[str, Any] = {
-        "eval": Eval, "adapt": Adapt, "predict": Predict, "bench methods": BenchMethods,
+        "eval": Eval, "adapt": Adapt, "predict": Predict, "export": Export,
+        "bench methods": BenchMethods,
         "data list": DataList, "data inspect": DataInspect, "data split": DataSplit,
         "doctor": Doctor,
     }  # fmt: skip
@@ -233,7 +236,7 @@ def run_verb(arguments: list[str]) -> tuple[dict[str, Any], bool]:
         return verbs.evaluate(
             given.run, shots=given.shots, episodes=given.episodes, baselines_=given.baselines
         ), given.json
-    if verb in ("adapt", "predict"):
+    if verb in ("adapt", "predict", "export"):
         from medmeta_jax import deploy_verbs
 
         return getattr(deploy_verbs, verb)(given), given.json

@@ -1,9 +1,11 @@
-"""What `adapt` and `predict` do: a few labelled images in, a task; images in, a table."""
+"""What `adapt`, `predict` and `export` do: a few labelled images in, a task; images in, a table; a
+task or a run in, one file that runs elsewhere."""
 
 from __future__ import annotations
 
-import csv
-import io
+import contextlib
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,14 @@ from medmeta_jax.data import sources
 from medmeta_jax.data.folder import IMAGE_SUFFIXES
 from medmeta_jax.data.reading import read_units
 from medmeta_jax.data.samples import DataError, fit_image, read_image, to_channels
-from medmeta_jax.deploy import model as models, task_file
-from medmeta_jax.deploy.predictor import Predictor, Told
-from medmeta_jax.options import Adapt, Predict
+from medmeta_jax.deploy import artefact as artefacts, export as exports, model as models, task_file
+from medmeta_jax.deploy.artefact import as_csv
+from medmeta_jax.deploy.predictor import Predictor, Task
+from medmeta_jax.options import Adapt, Export, Predict
 from medmeta_jax.settings import ConfigError
 from medmeta_jax.verbs import enable_compilation_cache
 
+READER = "medmeta_artefact.py"
 FAR = 2.0  # times the usual distance, from where an image is unlike the support
 
 
@@ -38,18 +42,17 @@ def adapt(given: Adapt) -> dict[str, Any]:
         raise DataError(f"{given.support}: has {ways} class; two or more are told apart")
     model = models.load(run, ways)
     images = to_channels(np.asarray(samples.images), len(model.scaling.shift))
-    task = Predictor(model).adapt(images, samples.labels, samples.class_names)
+    task = Predictor(model).adapt(images, samples.labels)
     counts = dict(zip(samples.class_names, np.bincount(samples.labels, minlength=ways).tolist(),
                       strict=True))  # fmt: skip
     warnings = cautions(model, counts)
     about = {
         "run": str(run.folder.absolute()), "algorithm": model.config.algorithm,
-        "counts": counts, "warnings": warnings, "versions": runs.versions(),
+        "classes": list(samples.class_names), "counts": counts, "warnings": warnings,
+        "versions": runs.versions(),
     }  # fmt: skip
-    try:
+    with writing(given.out):
         task_file.save(Path(given.out), task, about)
-    except OSError as error:
-        raise ConfigError(f"out: {given.out} cannot be written ({error.strerror})") from None
     shown = ", ".join(f"{name} {count}" for name, count in counts.items())
     console.say(f"adapted    {model.config.algorithm} to {shown}")
     for line in warnings:
@@ -60,11 +63,7 @@ def adapt(given: Adapt) -> dict[str, Any]:
 
 def cautions(model: models.Model, counts: dict[str, int]) -> list[str]:
     """Where the support is not what the run's promises were made for."""
-
-    def lowest(value: Any) -> int:
-        return int(value[0] if isinstance(value, (list, tuple)) else value)
-
-    ways, shots = lowest(model.tasks["ways"]), lowest(model.tasks["shots"])
+    ways, shots = (models.lowest(model.tasks[name]) for name in ("ways", "shots"))
     each, found = list(counts.values()), []
     if model.calibration is None:
         found.append("the run has no calibration: probabilities are as they come, a set is all")
@@ -89,17 +88,12 @@ def predict(given: Predict) -> dict[str, Any]:
     if given.images is None or given.out is None:
         raise ConfigError("predict: is told as in: medmeta predict TASK --images DIR --out T.csv")
     enable_compilation_cache()
-    path = Path(given.task)
-    arrays, about = task_file.read(path)
-    run = runs.existing(about["run"])
-    model = models.load(run, len(about["classes"]))
-    task = task_file.task_of(model, arrays, about, path)
+    model, task, about = of_task(Path(given.task))
+    classes = tuple(about["classes"])
     names, images = unlabelled(given.images, model.config.image_size, len(model.scaling.shift))
-    told = Predictor(model).predict(task, images)
-    try:
-        runs.write_whole(Path(given.out), as_csv(names, task.class_names, told))
-    except OSError as error:
-        raise ConfigError(f"out: {given.out} cannot be written ({error.strerror})") from None
+    told = Predictor(model).predict(task, images, len(classes))
+    with writing(given.out):
+        runs.write_whole(Path(given.out), as_csv(names, classes, told))
     unsure, far = int((told.sets.sum(1) != 1).sum()), int((told.distance > FAR).sum())
     console.say(f"told       {len(names)} images, {unsure} of them not for certain")
     if far:
@@ -108,6 +102,57 @@ def predict(given: Predict) -> dict[str, Any]:
         console.say(f"caution    {line}")
     console.say(f"table      {given.out}")
     return {"predictions": given.out, "images": len(names), "uncertain": unsure, "unlike": far}
+
+
+def of_task(path: Path) -> tuple[models.Model, Task, dict[str, Any]]:
+    """A task in a file with its run's model, and what the file says of it."""
+    arrays, about = task_file.read(path)
+    model = models.load(runs.existing(about["run"]), len(about["classes"]))
+    return model, task_file.task_of(model, arrays, about, path), about
+
+
+@contextlib.contextmanager
+def writing(out: str) -> Iterator[None]:
+    """What cannot be written is told by name."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"out: {out} cannot be written ({error.strerror})") from None
+
+
+def export(given: Export) -> dict[str, Any]:
+    """Write a task, or a run that adapts, as one file that jax and numpy alone can run."""
+    if given.out is None:
+        raise ConfigError("export: is told as in: medmeta export TASK --out FILE")
+    path, task = Path(given.what), None
+    if path.is_file():
+        if given.support is not None:
+            raise ConfigError("support: is of a run; a task is adapted already")
+        model, task, about = of_task(path)
+        about = {name: about[name] for name in ("algorithm", "classes", "counts", "warnings")}
+    else:
+        model = models.load(runs.existing(given.what), 0)
+        about = {"algorithm": model.config.algorithm}
+    most = given.support or 2 * model.outputs * models.highest(model.tasks["shots"])
+    if most < 1:
+        raise ConfigError(f"support: must be >= 1, got {most}")
+    calibration = None if model.calibration is None else model.calibration._asdict()
+    if calibration is not None and not np.isfinite(calibration["quantile"]):
+        calibration["quantile"] = None  # JSON has no infinity: the sets hold all
+    about |= {"calibration": calibration, "versions": runs.versions()}
+    whole = exports.artefact(model, task, about, kind=given.weights, support=artefacts.slots(most))
+    beside = Path(given.out).parent / READER
+    with writing(given.out):
+        runs.write_whole(Path(given.out), whole)
+        shutil.copyfile(str(artefacts.__file__), beside)
+    console.say(f"artefact   {given.out}, {len(whole) / 1e6:.2f} MB, weights {given.weights}")
+    console.say(f"reader     {beside}, which needs jax and numpy alone")
+    for line in about.get("warnings", []):
+        console.say(f"caution    {line}")
+    return {
+        "artefact": given.out, "reader": str(beside), "bytes": len(whole),
+        "platforms": list(exports.PLATFORMS), "weights": given.weights,
+    }  # fmt: skip
 
 
 def unlabelled(source: str, size: int, channels: int) -> tuple[list[str], np.ndarray]:
@@ -127,19 +172,3 @@ def unlabelled(source: str, size: int, channels: int) -> tuple[list[str], np.nda
     names = [name for name, _ in found]
     images = [to_channels(fit_image(image, size), channels) for _, image in found]
     return names, np.stack(images)
-
-
-def as_csv(names: list[str], classes: tuple[str, ...], told: Told) -> str:
-    """One line an image."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["image", "class", "probability", "set", "certain", "distance",
-                     *(f"p({name})" for name in classes)])  # fmt: skip
-    rows = zip(names, told.probabilities, told.sets, told.distance, strict=True)
-    for name, p, within, distance in rows:
-        best = int(p.argmax())
-        kept = [one for one, there in zip(classes, within, strict=True) if there]
-        writer.writerow([name, classes[best], f"{p[best]:.4f}", "|".join(kept),
-                         "yes" if len(kept) == 1 else "no", f"{distance:.2f}",
-                         *(f"{value:.4f}" for value in p)])  # fmt: skip
-    return out.getvalue()

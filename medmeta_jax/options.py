@@ -59,6 +59,24 @@ class Predict:
 
 
 @dataclasses.dataclass(frozen=True)
+class Export:
+    """Write a task, or a run that adapts by itself, as one file for CPU and CUDA that needs jax
+    and numpy alone to run, and its reader beside it."""
+
+    what: str
+    """The file of a task of `medmeta adapt`, or a run directory."""
+    out: str | None = None
+    """The file to write. Needed."""
+    weights: Literal["float32", "int8"] = "float32"
+    """int8: kernels of a byte a weight with a step for each output channel, a quarter of the
+    size."""
+    support: int | None = None
+    """Of a run: the largest support set, in images. Default: twice that of its training."""
+    json: bool = False
+    """One JSON object on stdout."""
+
+
+@dataclasses.dataclass(frozen=True)
 class BenchMethods:
     """Compare methods on the same data, budget and episodes; goes on where it was stopped."""
 

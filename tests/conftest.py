@@ -32,6 +32,7 @@ from medmeta_jax import baselines, registry, running
 from medmeta_jax.backbones.conv4 import conv4
 from medmeta_jax.experiment import Experiment
 from medmeta_jax.losses import dice_and_cross_entropy
+from medmeta_jax.ops.conv import Form
 from medmeta_jax.types import Backbone, Episode, Examples
 
 SIZE, WAYS = 8, 3
@@ -173,6 +174,10 @@ def write_cells(where: Path, count: int = 18) -> Path:
     return where
 
 
-def tiny_backbone(norm: str = "batch") -> Backbone:
-    """Two blocks of four channels: 8 pixels -> 2 pixels."""
-    return conv4(widths=(4, 4), norm=norm)
+def tiny_backbone(norm: str = "batch", form: Form = "patches") -> Backbone:
+    """Two blocks of four channels: 8 pixels -> 2 pixels.
+
+    Of the form whose program is least to trace and compile; that all forms are one network is
+    shown in `tests/ops` and `tests/backbones`.
+    """
+    return conv4(widths=(4, 4), norm=norm, form=form)

@@ -29,7 +29,7 @@ def test_a_cpu_refuses_what_it_would_ignore(precision: str) -> None:
 def test_bf16_operands_simulated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Operands of the convolutions' products rounded to bfloat16, sums in float32, as a GPU
     would: the second-order meta-gradient keeps its direction."""
-    learner = maml(tiny_backbone("support"), outputs=WAYS, steps=2)
+    learner = maml(tiny_backbone("support", "auto"), outputs=WAYS, steps=2)
     episode = make_episode()
     params = learner.init(jax.random.key(0), episode.support.x)
 

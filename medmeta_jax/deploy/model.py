@@ -106,6 +106,21 @@ def load(run: Run, ways: int) -> Model:
     )  # fmt: skip
 
 
+def lowest(value: Any) -> int:
+    """The least of a number, or of a range's two."""
+    return int(value[0] if isinstance(value, (list, tuple)) else value)
+
+
+def highest(value: Any) -> int:
+    """The greatest of a number, or of a range's two."""
+    return int(value[-1] if isinstance(value, (list, tuple)) else value)
+
+
+def image_shape(model: Model) -> tuple[int, ...]:
+    """The shape [*spatial, C] of an image that a model takes."""
+    return (*(model.config.image_size,) * model.spatial, len(model.scaling.shift))
+
+
 def leaves(tree: Any) -> list[tuple[Any, Any]]:
     """The leaves of a tree with their paths."""
     return list(jax.tree.leaves_with_path(tree))

@@ -44,10 +44,10 @@ class Case:
             arguments["pool_classes"] = WAYS
         self.surrogate, self.from_means = name in SURROGATES, FROM_MEANS.get(name)
         self.learner: MetaLearner = registry.factory("algorithms", name)(
-            conv4(widths=(4,), norm=norm), **arguments
+            conv4(widths=(4,), norm=norm, form="patches"), **arguments
         )
         self.episode = make_episode()
-        self.params = self.learner.init(jax.random.key(0), self.episode.support.x)
+        self.params = jax.jit(self.learner.init)(jax.random.key(0), self.episode.support.x)
         self.adapt = jax.jit(self.learner.adapt)
         self.predict = jax.jit(self.learner.predict)
         self.grad = jax.jit(jax.value_and_grad(self.learner.loss, has_aux=True))

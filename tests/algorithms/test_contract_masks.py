@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import chex
@@ -25,6 +26,7 @@ NAMES = sorted(set(registry.names("algorithms")) - OF_CLASSES)
 # They pre-train on all structures: what they learn from an episode is not its own task's loss.
 PRETRAIN = {"linear_probe", "finetune"}
 SURROGATES = ("reptile", "maml_plus_plus")
+NET = unet(widths=(4, 4), form="patches")
 
 
 class Case:
@@ -38,22 +40,25 @@ class Case:
         if name == "crossblock":  # which has a network of its own
             arguments |= {"width": 4, "depth": 2}
         self.name = name
-        self.learner = registry.factory("algorithms", name)(unet(widths=(4, 4)), **arguments)
+        self.learner = registry.factory("algorithms", name)(NET, **arguments)
         self.episode = make_mask_episode()
-        self.params = self.learner.init(jax.random.key(0), self.episode.support.x)
+        self.params = jax.jit(self.learner.init)(jax.random.key(0), self.episode.support.x)
         self.adapt = jax.jit(self.learner.adapt)
         self.predict = jax.jit(self.learner.predict)
         self.grad = jax.jit(jax.value_and_grad(self.learner.loss, has_aux=True))
 
 
+case_of = functools.cache(Case)  # one for both fixtures: what is compiled is compiled once
+
+
 @pytest.fixture(scope="session", params=NAMES)
 def case(request: pytest.FixtureRequest) -> Case:
-    return Case(request.param)
+    return case_of(request.param)
 
 
 @pytest.fixture(scope="session", params=sorted(set(NAMES) - PRETRAIN))
 def trained(request: pytest.FixtureRequest) -> Case:
-    return Case(request.param)
+    return case_of(request.param)
 
 
 def close(a: Any, b: Any, rtol: float = 1e-4) -> None:
@@ -165,7 +170,7 @@ def test_volumes_are_marked_too(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(PRETRAIN))
 def test_joint_pretraining_has_an_output_for_each_structure(name: str) -> None:
     """Of all images together; the other structures' outputs are left as they are."""
-    backbone = unet(widths=(4, 4))
+    backbone = NET
     learner = registry.factory("algorithms", name)(
         backbone, outputs=2, pool_classes=3, loss=dice_and_cross_entropy
     )
@@ -194,7 +199,7 @@ def test_joint_pretraining_has_an_output_for_each_structure(name: str) -> None:
 @pytest.mark.parametrize("name", OF_MASKS)
 def test_types_of_lesions_in_another_order_are_marked_alike(name: str) -> None:
     """Of two types; each has what the support says of it, and not what its number is."""
-    learner = registry.factory("algorithms", name)(unet(widths=(4, 4)), outputs=3)
+    learner = registry.factory("algorithms", name)(NET, outputs=3)
     episode = make_mask_episode(shots=4)
     other = jnp.arange(4)[:, None, None] % 2  # the second type is in every other image
     first = episode.support._replace(y=episode.support.y * (1 + other))
@@ -215,7 +220,7 @@ def test_types_of_lesions_in_another_order_are_marked_alike(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(PRETRAIN))
 def test_joint_pretraining_has_an_output_for_each_type_and_one_for_none(name: str) -> None:
     """By hand: the loss of all pool classes' maps together; Info holds those of the episode."""
-    backbone = unet(widths=(4, 4))
+    backbone = NET
     learner = registry.factory("algorithms", name)(
         backbone, outputs=3, pool_classes=4, loss=dice_and_cross_entropy
     )

@@ -68,6 +68,11 @@ def write_folder(where: Path, each: int, names: tuple[str, ...] = NAMES) -> str:
     return str(where)
 
 
+def as_trained_on(model: models.Model, images: np.ndarray) -> np.ndarray:
+    """uint8 images with the scaling of the run's data."""
+    return (images.astype(np.float32) / 255.0 - model.scaling.shift) * model.scaling.scale
+
+
 @pytest.fixture(scope="module")
 def task(run: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     where = tmp_path_factory.mktemp("task")
@@ -92,7 +97,7 @@ def test_images_are_told_by_files_alone(task: Path, tmp_path: Path) -> None:
     model = models.load(runs.existing(about["run"]), 3)
     kept = task_file.task_of(model, arrays, about, task)
     _, images = deploy_verbs.unlabelled(str(tmp_path), 8, 1)
-    x = Predictor(model).scaled(images)
+    x = as_trained_on(model, images)
     logits = np.asarray(model.learner.predict(kept.adapted, x, np.ones(20, bool)))
     assert model.calibration is not None
     expected = softmax(logits, model.calibration.temperature)
@@ -112,14 +117,13 @@ def test_adapting_is_what_the_learner_does_whatever_the_padding(run: str) -> Non
     images = rng.integers(0, 256, (9, 8, 8, 1)).astype(np.uint8)
     labels = np.arange(9) % 2
     predictor = Predictor(model)
-    made = predictor.adapt(images, labels, ("a", "b"))
-    support = Examples(
-        jax.numpy.asarray(predictor.scaled(images)), jax.numpy.asarray(labels), np.ones(9, bool)
-    )
+    made = predictor.adapt(images, labels)
+    x = jax.numpy.asarray(as_trained_on(model, images))
+    support = Examples(x, jax.numpy.asarray(labels), np.ones(9, bool))
     plain = model.learner.adapt(model.params, support, jax.random.key(0))
     for ours, theirs in zip(jax.tree.leaves(made.adapted), jax.tree.leaves(plain), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
-    told = predictor.predict(made, images)
+    told = predictor.predict(made, images, 2)
     assert told.probabilities.shape == (9, 2)
     np.testing.assert_allclose(told.probabilities.sum(1), 1, atol=1e-6)
     np.testing.assert_allclose(told.distance, 0, atol=1e-2)  # each is its own nearest
@@ -131,9 +135,9 @@ def test_a_second_task_compiles_nothing(run: str) -> None:
     counts = []
     for count in (6, 8, 3):
         images = rng.integers(0, 256, (count, 8, 8, 1)).astype(np.uint8)
-        made = predictor.adapt(images, np.arange(count) % 3, NAMES)
-        predictor.predict(made, images[:2])
-        counts.append((predictor._adapt._cache_size(), predictor._predict._cache_size()))
+        made = predictor.adapt(images, np.arange(count) % 3)
+        predictor.predict(made, images[:2], 3)
+        counts.append((predictor._adapt._cache_size(), predictor._tell._cache_size()))
     assert counts == [(1, 1)] * 3
 
 
@@ -144,7 +148,7 @@ def test_what_is_unlike_the_support_is_far(task: Path) -> None:
     rng = np.random.default_rng(3)
     alike = np.stack([np.asarray(picture("dark", rng).resize((8, 8)))[..., None] for _ in range(8)])
     noise = rng.integers(0, 2, (8, 8, 8, 1)).astype(np.uint8) * 255
-    near, far = (predictor.predict(kept, images).distance.mean() for images in (alike, noise))
+    near, far = (predictor.predict(kept, images, 3).distance.mean() for images in (alike, noise))
     assert far > 2 * near
 
 
@@ -223,7 +227,7 @@ def test_an_altered_or_damaged_task_is_refused(task: Path, tmp_path: Path) -> No
     whole = task.read_bytes()
     for number, text in enumerate((whole[: len(whole) // 2], b"", b"PK\x03\x04 no archive")):
         (tmp_path / f"half-{number}.task").write_bytes(text)
-        with pytest.raises(DataError, match="not a task, or damaged"):
+        with pytest.raises(DataError, match="not of this kind, or damaged"):
             task_file.read(tmp_path / f"half-{number}.task")
     with pytest.raises(DataError, match="no such task"):
         task_file.read(tmp_path / "gone.task")
