@@ -146,7 +146,7 @@ def export(given: Export) -> dict[str, Any]:
         runs.write_whole(Path(given.out), whole)
         shutil.copyfile(str(artefacts.__file__), beside)
     console.say(f"artefact   {given.out}, {len(whole) / 1e6:.2f} MB, weights {given.weights}")
-    console.say(f"reader     {beside}, which needs jax and numpy alone")
+    console.say(f"reader     {beside}, which needs jax, numpy and flatbuffers alone")
     for line in about.get("warnings", []):
         console.say(f"caution    {line}")
     return {

@@ -38,7 +38,7 @@ from jax import export
 
 FORMAT = 1
 ABOUT, DIGEST, PROGRAM = "about", "digest", "program/"
-BATCH = 16  # images that are told at once: one compiled program for any number of them
+BATCH = 16  # images that are told at once
 LEAST_SLOTS = 8  # of a support set; more double
 
 
@@ -80,11 +80,15 @@ def padded(x: np.ndarray, size: int) -> np.ndarray:
 
 
 def in_batches(tell: Callable[[Any, Any], Any], images: np.ndarray, ways: int) -> Told:
-    """`tell`(images [BATCH, ...], there [BATCH]), over all images [n, ...]; of the first `ways`."""
+    """`tell`(images [m, ...], there [m]) over all images [n, ...]; of the first `ways`.
+
+    A single image is told by itself, others `BATCH` at once, so that there are two programs.
+    """
     parts = []
     for first in range(0, len(images), BATCH):
         some = images[first : first + BATCH]
-        found = tell(padded(some, BATCH), np.arange(BATCH) < len(some))
+        size = BATCH if len(some) > 1 else 1
+        found = tell(padded(some, size), np.arange(size) < len(some))
         parts.append([np.asarray(part)[: len(some)] for part in found])
     p, sets, distance = (np.concatenate(part) for part in zip(*parts, strict=True))
     return Told(p[:, :ways], sets[:, :ways], distance)

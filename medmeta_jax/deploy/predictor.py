@@ -20,7 +20,7 @@ import numpy as np
 
 from medmeta_jax.deploy.artefact import Told, in_batches, padded, slots
 from medmeta_jax.deploy.model import Model, image_shape
-from medmeta_jax.types import Array, Examples, Params, PyTree
+from medmeta_jax.types import Array, Examples, Params, PyTree, clear_padding
 
 
 class Task(NamedTuple):
@@ -59,6 +59,10 @@ class Predictor:
         body = body_of(self.model.params)
         return in_batches(lambda x, there: self._tell(body, task, x, there), images, ways)
 
+    def programs(self) -> int:
+        """How many programs it has compiled: one for each size that it has met."""
+        return int(self._adapt._cache_size() + self._tell._cache_size())
+
 
 def body_of(params: Params) -> Params:
     """The backbone's parameters among a learner's, which a learned augmentation wraps."""
@@ -76,7 +80,8 @@ def flat_features(
     model: Model, body: Params, x: Array, there: Array, stats: PyTree
 ) -> tuple[Array, PyTree]:
     """([n, F] features of whole images, norm statistics)."""
-    features, stats = model.backbone.apply(body, x, there, stats)
+    # Cleared as a learner does it: what both compute of the same body is then computed once.
+    features, stats = model.backbone.apply(body, clear_padding(x, there), there, stats)
     return features.reshape(features.shape[0], -1, features.shape[-1]).mean(1), stats
 
 

@@ -1,0 +1,337 @@
+"""How long a task takes to adapt to, and an image to be told, as deployed: uint8 in, probabilities
+out, against PyTorch doing the same from the same weights, in one run.
+
+    python -m benchmarks.latency                       the engine against PyTorch, at 84 x 84
+    python -m benchmarks.latency --trained anatomy     accuracy beside latency, at 28 x 28
+    python -m benchmarks.latency --steady 10000        memory and programs over so many predictions
+
+Weights are as they start but with --trained: time does not depend on them. The two take turns, call
+by call in blocks, so that a machine that drifts drifts for both; PyTorch is in the quicker of its
+two layouts. A method is called --calls times or for --seconds, whichever ends first. "finetune" is
+of 100 steps. What a row has been told is held against PyTorch's before it is timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from benchmarks import machine, memory_use, report
+from medmeta_jax import baselines, plan as plans, protocol, registry
+from medmeta_jax.backbones.conv4 import conv4
+from medmeta_jax.data.pool import Scaling
+from medmeta_jax.deploy.model import Model
+from medmeta_jax.deploy.predictor import Predictor
+from medmeta_jax.evaluation import Scores
+from medmeta_jax.metrics.intervals import paired_difference
+from medmeta_jax.settings import TrainConfig
+from medmeta_jax.weights import named
+
+METHODS = ("protonet", "r2d2", "anil", "maml", "finetune")
+STEPS = {"finetune": 100}
+BLOCKS, LEAST = 4, 20
+MARGIN = 0.01  # of accuracy, set beforehand: what is not inferior by more is not inferior
+Call = Callable[[], object]
+
+
+class Side(NamedTuple):
+    """One way to do it: adapt to the support set, and tell one image."""
+
+    name: str
+    adapt: Call
+    predict: Call
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--size", type=int, help="pixels; default 84, with --trained 28")
+    parser.add_argument("--channels", type=int, default=3)
+    parser.add_argument("--width", type=int, default=32)
+    parser.add_argument("--ways", type=int, default=5)
+    parser.add_argument("--shots", type=int, default=5)
+    parser.add_argument("--calls", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--trained", metavar="DATA", help="train each on this first, and judge it")
+    parser.add_argument("--steady", type=int, metavar="N", help="N predictions in this process")
+    report.add_output(parser)
+    return parser.parse_args()
+
+
+def untrained(name: str, given: argparse.Namespace) -> Model:
+    """A learner as it starts, as a model to be put to use."""
+    size, channels = given.size or 84, given.channels
+    backbone = conv4(width=given.width, norm="support")
+    hyper = {"steps": STEPS[name]} if name in STEPS else {}
+    learner = registry.factory("algorithms", name)(backbone, outputs=given.ways, **hyper)
+    params = learner.init(jax.random.key(0), np.zeros((1, size, size, channels), np.float32))
+    scaling = Scaling(*(np.full(channels, value, np.float32) for value in (0.45, 4.0)))
+    config = TrainConfig(image_size=size, algorithm=name, hyper=hyper)
+    tasks = {"ways": given.ways, "shots": given.shots}
+    return Model(config, learner, backbone, params, scaling, 2, given.ways, None, tasks)
+
+
+def pictures(model: Model, count: int, seed: int) -> np.ndarray:
+    """uint8 noise, whose arithmetic is that of any image."""
+    shape = (count, *(model.config.image_size,) * 2, len(model.scaling.shift))
+    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
+
+
+def sides(model: Model, given: argparse.Namespace) -> list[Side]:
+    """The engine and PyTorch, warmed and held against each other."""
+    from benchmarks.torch_latency import Deployed
+
+    labels = np.tile(np.arange(given.ways), given.shots)
+    support, one = pictures(model, len(labels), 0), pictures(model, 1, 1)
+    predictor, name = Predictor(model), model.config.algorithm
+    task = predictor.adapt(support, labels)
+    expected = predictor.predict(task, one, given.ways).probabilities
+    known = registry.defaults("algorithms", name) | model.config.hyper
+
+    def deployed(channels_last: bool) -> Any:
+        return Deployed(
+            name, named(model.params), model.scaling, ways=given.ways,
+            depth=sum(key.endswith("conv/kernel") for key in named(model.params)),
+            steps=known.get("steps", 0), inner_lr=known.get("inner_lr", 0.0),
+            channels_last=channels_last,
+        )  # fmt: skip
+
+    both = [deployed(last) for last in (False, True)]
+    for other in both:
+        found = other.predict(other.adapt(support, labels), one)
+        # A hundred steps of descent on noise make much of rounding.
+        np.testing.assert_allclose(found, expected, atol=0.05 if name in STEPS else 2e-3)
+    torch_side = min(both, key=lambda other: quickest(lambda: other.adapt(support, labels)))
+    held = torch_side.adapt(support, labels)
+    return [
+        Side(
+            report.OURS,
+            lambda: jax.block_until_ready(predictor.adapt(support, labels)),
+            lambda: predictor.predict(task, one, given.ways),
+        ),
+        Side(
+            "torch, channels last" if torch_side is both[1] else "torch",
+            lambda: torch_side.adapt(support, labels),
+            lambda: torch_side.predict(held, one),
+        ),
+    ]
+
+
+def quickest(call: Call, times: int = 2) -> float:
+    """Seconds of the quickest of a few calls."""
+    return min(timed(call) for _ in range(times))
+
+
+def timed(call: Call) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def taking_turns(calls: list[Call], count: int, seconds: float) -> list[list[float]]:
+    """The seconds of each call of each, in blocks that alternate."""
+    found: list[list[float]] = [[] for _ in calls]
+    for call in calls:
+        call()
+    for _ in range(BLOCKS):
+        for call, kept in zip(calls, found, strict=True):
+            began = time.perf_counter()
+            for i in range(count // BLOCKS):
+                if i >= LEAST // BLOCKS and time.perf_counter() - began > seconds / BLOCKS:
+                    break
+                kept.append(timed(call))
+    return found
+
+
+def summary(seconds: list[float]) -> dict[str, float]:
+    """Percentiles in milliseconds, and of how many."""
+    at = np.percentile(np.asarray(seconds) * 1e3, (50, 95, 99))
+    return {"p50": at[0], "p95": at[1], "p99": at[2], "calls": len(seconds)}
+
+
+def timings(made: list[Side], given: argparse.Namespace) -> list[dict[str, Any]]:
+    """Each side's percentiles of adapting and telling."""
+    parts = {
+        part: taking_turns([getattr(side, part) for side in made], given.calls, given.seconds)
+        for part in ("adapt", "predict")
+    }
+    return [
+        {"side": side.name, **{part: summary(parts[part][i]) for part in parts}}
+        for i, side in enumerate(made)
+    ]
+
+
+def measure(given: argparse.Namespace) -> dict[str, Any]:
+    """Rows of the engine and PyTorch for every method."""
+    found: dict[str, Any] = {**machine.described(), "rows": []}
+    for name in given.methods:
+        machine.say(f"timing     {name}")
+        model = untrained(name, given)
+        for row in timings(sides(model, given), given):
+            found["rows"].append({"method": name, **row})
+    return found
+
+
+def measure_trained(given: argparse.Namespace) -> dict[str, Any]:
+    """Each method trained on the same budget and judged on the same episodes, and its latency."""
+    budget = dataclasses.replace(plans.BUDGETS["medium"], seeds=1)
+    config = TrainConfig(data=given.trained, image_size=given.size or 28)
+    plan = plans.make_plan(config, budget, (given.shots,))
+    trainer = protocol.Trainer(plan)
+    given.ways = plan.experiment.outputs
+    found: dict[str, Any] = {**machine.described(), "rows": [], "trained": given.trained}
+    scores: dict[str, Scores] = {}
+    for name in given.methods:
+        machine.say(f"training   {name}")
+        trained = trainer.train(name, 0)
+        scores[name], hyper = judged(plan, name, trained, given.shots)
+        made = trained.experiment
+        hyper = {key: hyper[key] for key in ("steps", "inner_lr") if key in hyper}
+        learner = registry.factory("algorithms", name)(made.backbone, outputs=made.outputs, **hyper)
+        model = Model(
+            dataclasses.replace(made.config, algorithm=name, hyper=hyper), learner, made.backbone,
+            trained.params, made.split.scaling, 2, made.outputs, None, {},
+        )  # fmt: skip
+        row = timings(sides(model, given)[:1], given)[0]
+        accuracy = scores[name].estimate("accuracy")
+        row |= {"method": name, "hyper": hyper, "accuracy": accuracy._asdict()}
+        found["rows"].append(row)
+    facts = protocol.facts(plan)
+    found |= {"episodes": facts["episodes"], "episodes_hash": facts["episodes_hash"]}
+    reference = scores.get("finetune")
+    for row in found["rows"]:
+        if reference is not None and row["method"] != "finetune":
+            own, other = (s.per_episode["accuracy"] for s in (scores[row["method"]], reference))
+            gap = paired_difference(own, other)
+            row["minus_finetune"] = gap._asdict()
+            row["not_inferior"] = bool(gap.mean - gap.ci95 > -MARGIN)
+    return found
+
+
+def judged(plan: Any, name: str, trained: Any, shots: int) -> tuple[Scores, dict[str, Any]]:
+    """A method's scores; of fine-tuning, at 100 steps with its rate chosen on meta-validation."""
+    if name != "finetune":
+        return protocol.judge(plan, name, trained, shots)
+    made = trained.experiment
+    classes = len(made.split.class_names)
+    family = protocol.family_of(name, (), made.backbone, made.outputs, classes, made.kind)
+    val, test = (plans.judged_at(plan, side, shots) for side in ("val", "test"))
+    rates = baselines.FINETUNE_RATES
+    return baselines.searched(family, trained.params, val, test, rates, (STEPS[name],))
+
+
+def steady(given: argparse.Namespace) -> dict[str, Any]:
+    """Resident memory and compiled programs after a tenth of the predictions, and after all."""
+    model = untrained("r2d2", given)
+    predictor = Predictor(model)
+    labels = np.tile(np.arange(given.ways), given.shots)
+    task, one = predictor.adapt(pictures(model, len(labels), 0), labels), pictures(model, 1, 1)
+    found: dict[str, Any] = {**machine.described(), "steady": []}
+    for i in range(1, given.steady + 1):
+        predictor.predict(task, one, given.ways)
+        if i in (given.steady // 10, given.steady):
+            memory_use.settle()
+            found["steady"].append({
+                "predictions": i, "resident_mb": memory_use.resident_mb("VmRSS"),
+                "programs": predictor.programs(),
+            })  # fmt: skip
+    return found
+
+
+def table(found: dict[str, Any]) -> str:
+    """The rows, in milliseconds."""
+    lines = [report.heading(found), ""]
+    if "steady" in found:
+        return "\n".join(lines + [
+            f"after {at['predictions']} predictions: {at['resident_mb']:.1f} MB resident, "
+            f"{at['programs']} compiled programs" for at in found["steady"]
+        ])  # fmt: skip
+    trained = "accuracy" in found["rows"][0]
+    more = "| accuracy | minus finetune | settings " if trained else "| by "
+    lines += [
+        f"| method {more}| adapt p50 | p95 | p99 | predict p50 | p95 | p99 | calls |",
+        "|" + "---|" * (11 if trained else 9),
+    ]
+    for row in found["rows"]:
+        cells = [row["method"]]
+        if trained:
+            accuracy, gap = row["accuracy"], row.get("minus_finetune")
+            cells.append("{:.1f} ± {:.1f}".format(*per_cent(accuracy)))
+            cells.append("" if gap is None else "{:+.1f} ± {:.1f}".format(*per_cent(gap)))
+            cells.append(", ".join(f"{key} {value:g}" for key, value in row["hyper"].items()))
+        else:
+            cells.append(row["side"])
+        for part in ("adapt", "predict"):
+            cells += [f"{row[part][at]:.2f}" for at in ("p50", "p95", "p99")]
+        cells.append(f"{row['adapt']['calls']}, {row['predict']['calls']}")
+        lines.append("| " + " | ".join(cells) + " |")
+    if trained:
+        told = f"{found['episodes']} episodes {found['episodes_hash']} of {found['trained']}."
+        lines += ["", told]
+    return "\n".join(lines)
+
+
+def per_cent(estimate: dict[str, float]) -> tuple[float, float]:
+    """An estimate's mean and half interval."""
+    return 100 * estimate["mean"], 100 * estimate["ci95"]
+
+
+def plot(found: dict[str, Any], path: Path) -> None:
+    """Accuracy against the time to adapt; or bars of both times."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.6))
+    rows = found.get("rows", [])
+    if not rows:
+        return
+    if "accuracy" in rows[0]:
+        ax = figure.subplots()
+        for row in rows:
+            x, accuracy = row["adapt"]["p50"], row["accuracy"]
+            ax.errorbar(x, 100 * accuracy["mean"], 100 * accuracy["ci95"], fmt="o",
+                        color=report.BLUE)  # fmt: skip
+            ax.annotate(row["method"], (x, 100 * accuracy["mean"]), xytext=(6, 4),
+                        textcoords="offset points", fontsize=9)  # fmt: skip
+        ax.set_xscale("log")
+        ax.set_xlabel("milliseconds to adapt, median")
+        ax.set_ylabel("accuracy, per cent")
+        axes = [ax]
+    else:
+        axes = list(figure.subplots(1, 2))
+        names = [f"{row['method']}, {row['side']}" for row in rows][::-1]
+        for ax, part in zip(axes, ("adapt", "predict"), strict=True):
+            colours = [report.BLUE if row["side"] == report.OURS else report.GREY for row in rows]
+            ax.barh(names, [row[part]["p50"] for row in rows][::-1], color=colours[::-1])
+            ax.set_xscale("log")
+            ax.set_xlabel(f"{part}, ms, median")
+            ax.tick_params(labelsize=7)
+        axes[1].set_yticklabels([])
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    given = arguments()
+    if given.steady:
+        found = steady(given)
+    elif given.trained:
+        found = measure_trained(given)
+    else:
+        found = measure(given)
+    text = table(found)
+    name = "latency_steady" if given.steady else "latency_trained" if given.trained else "latency"
+    report.save(given.out, name, found, text, plot)
+    report.show(given, found, text)
+
+
+if __name__ == "__main__":
+    main()
