@@ -174,8 +174,7 @@ class Artefact:
             raise ArtefactError(
                 "give the task that adapt found" if task is None else "is of a task of its own"
             )
-        arrays = self._arrays if task is None else {**self._arrays, **task.arrays}
-        names = self.class_names if task is None else task.class_names
+        arrays, names = task or Task(self._arrays, self.class_names)
         program = self._programs["predict"]
         return in_batches(lambda x, there: program(arrays, x, there), images, len(names))
 

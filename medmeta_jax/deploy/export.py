@@ -21,7 +21,6 @@ from medmeta_jax.deploy.model import Model, image_shape
 from medmeta_jax.deploy.predictor import (
     Task,
     adapted,
-    body_of,
     shape_of_task,
     support_shapes,
     tell,
@@ -45,24 +44,22 @@ def artefact(
     of up to `support` images, padded to that many."""
     names = prefixed(PARAMS, model.params)
     like = shape_of_task(model, support) if task is None else task
-    of_task, of_body = prefixed(TASK, like), body_of(names)
+    of_task = prefixed(TASK, like)
 
     def predict(arrays: dict[str, Array], images: Array, there: Array) -> tuple[Array, ...]:
-        return tell(model, filled(of_body, arrays), filled(of_task, arrays), images, there)
+        return tell(model, filled(of_task, arrays), images, there)
 
     def adapt(arrays: dict[str, Array], *given: Array) -> dict[str, Array]:
         return by_name(of_task, adapted(model, filled(names, arrays), *given))
 
-    if task is None:
-        kept = by_name(names, model.params)
-    else:  # rates and transformations that adapting alone takes stay behind
-        kept = by_name(of_body, body_of(model.params)) | by_name(of_task, task)
+    # A task holds what telling takes; rates and transformations that adapting takes stay behind.
+    kept = by_name(names, model.params) if task is None else by_name(of_task, task)
     arrays = {name: np.asarray(array) for name, array in kept.items()}
     arrays = coarser(arrays) if kind == "int8" else arrays
     held, programs = shapes(arrays), {}
     if task is None:
         programs["adapt"] = lowered(adapt, held, *support_shapes(model, support))
-        held |= by_name(of_task, like)
+        held = by_name(of_task, like)
     (n,) = export.symbolic_shape("n")
     images = jax.ShapeDtypeStruct((n, *image_shape(model)), jnp.uint8)
     programs["predict"] = lowered(predict, held, images, jax.ShapeDtypeStruct((n,), jnp.bool_))

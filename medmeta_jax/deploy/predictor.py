@@ -24,15 +24,14 @@ from medmeta_jax.types import Array, Examples, Params, PyTree, clear_padding
 
 
 class Task(NamedTuple):
-    """An adapted model: all that telling takes beside the learner and its body.
+    """An adapted model: all that telling takes beside the learner.
 
-    adapted: what the learner's `adapt` gave. stats: the support's norm statistics. features
-    [slots, F] and there [slots]: of the support's images. usual: the distance of one of them from
-    its nearest other, at the median.
+    adapted: what the learner's `adapt` gave. features [slots, F] and there [slots]: of the
+    support's images, by the adapted body. usual: the distance of one of them from its nearest
+    other, at the median.
     """
 
     adapted: PyTree
-    stats: PyTree
     features: Array
     there: Array
     usual: Array
@@ -56,18 +55,18 @@ class Predictor:
 
     def predict(self, task: Task, images: np.ndarray, ways: int) -> Told:
         """Tell images [n, *spatial, C] uint8 of the first `ways` classes."""
-        body = body_of(self.model.params)
-        return in_batches(lambda x, there: self._tell(body, task, x, there), images, ways)
+        return in_batches(lambda x, there: self._tell(task, x, there), images, ways)
 
     def programs(self) -> int:
         """How many programs it has compiled: one for each size that it has met."""
-        return int(self._adapt._cache_size() + self._tell._cache_size())
+        return sum(program._cache_size() for program in (self._adapt, self._tell))  # type: ignore[attr-defined]
 
 
-def body_of(params: Params) -> Params:
-    """The backbone's parameters among a learner's, which a learned augmentation wraps."""
-    inside = params.get("learner", params)
-    return inside["body"]
+def body_of(adapted: Any) -> Params:
+    """The adapted backbone's parameters, which learners keep under one of these names."""
+    if hasattr(adapted, "body"):
+        return adapted.body
+    return (adapted.params if hasattr(adapted, "params") else adapted.theta)["body"]
 
 
 def scaled(model: Model, images: Array) -> Array:
@@ -76,21 +75,20 @@ def scaled(model: Model, images: Array) -> Array:
     return (images.astype(jnp.float32) / 255.0 - shift) * scale
 
 
-def flat_features(
-    model: Model, body: Params, x: Array, there: Array, stats: PyTree
-) -> tuple[Array, PyTree]:
-    """([n, F] features of whole images, norm statistics)."""
-    # Cleared as a learner does it: what both compute of the same body is then computed once.
-    features, stats = model.backbone.apply(body, clear_padding(x, there), there, stats)
-    return features.reshape(features.shape[0], -1, features.shape[-1]).mean(1), stats
+def flat_features(model: Model, adapted: Any, x: Array, there: Array) -> Array:
+    """[n, F] features of whole images."""
+    # Cleared as a learner does it: what both compute by the same arrays is then computed once.
+    x = clear_padding(x, there)
+    features, _ = model.backbone.apply(body_of(adapted), x, there, adapted.stats)
+    return features.reshape(features.shape[0], -1, features.shape[-1]).mean(1)
 
 
 def adapted(model: Model, params: Params, images: Array, labels: Array, there: Array) -> Task:
     """The task of a support set: images [slots, *spatial, C] uint8, labels and there [slots]."""
     x = scaled(model, images)
     found = model.learner.adapt(params, Examples(x, labels, there), jax.random.key(0))
-    features, stats = flat_features(model, body_of(params), x, there, None)
-    return Task(found, stats, features, there, usual_distance(features, there))
+    features = flat_features(model, found, x, there)
+    return Task(found, features, there, usual_distance(features, there))
 
 
 def support_shapes(model: Model, count: int) -> tuple[Any, Any, Any]:
@@ -107,14 +105,12 @@ def shape_of_task(model: Model, count: int) -> Task:
     return found
 
 
-def tell(
-    model: Model, body: Params, task: Task, images: Array, there: Array
-) -> tuple[Array, Array, Array]:
+def tell(model: Model, task: Task, images: Array, there: Array) -> tuple[Array, Array, Array]:
     """Images [n, *spatial, C] uint8, of which some are there: the parts of `Told`, with every way
     of the head."""
     x = scaled(model, images)
     logits = model.learner.predict(task.adapted, x, there)
-    features, _ = flat_features(model, body, x, there, task.stats)
+    features = flat_features(model, task.adapted, x, there)
     away = distances(features, task.features)
     away = jnp.where(task.there, away, jnp.inf).min(-1) / task.usual
     temperature, quantile = 1.0, np.inf
