@@ -304,35 +304,36 @@ def per_cent(estimate: dict[str, float]) -> tuple[float, float]:
 
 
 def plot(found: dict[str, Any], path: Path) -> None:
-    """Accuracy against the time to adapt; or bars of both times."""
+    """Accuracy against the time to adapt; or both times, from the median to the 95th percentile."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 3.6))
     rows = found.get("rows", [])
     if not rows:
         return
+    figure = Figure(figsize=(6.4, 3.6))
     if "accuracy" in rows[0]:
-        ax = figure.subplots()
+        axes = [figure.subplots()]
         for row in rows:
             x, accuracy = row["adapt"]["p50"], row["accuracy"]
-            ax.errorbar(x, 100 * accuracy["mean"], 100 * accuracy["ci95"], fmt="o",
-                        color=report.BLUE)  # fmt: skip
-            ax.annotate(row["method"], (x, 100 * accuracy["mean"]), xytext=(6, 4),
-                        textcoords="offset points", fontsize=9)  # fmt: skip
-        ax.set_xscale("log")
-        ax.set_xlabel("milliseconds to adapt, median")
-        ax.set_ylabel("accuracy, per cent")
-        axes = [ax]
+            axes[0].errorbar(x, *per_cent(accuracy), fmt="o", color=report.BLUE)
+            axes[0].annotate(row["method"], (x, 100 * accuracy["mean"]), xytext=(6, 4),
+                             textcoords="offset points", fontsize=9)  # fmt: skip
+        axes[0].set_xscale("log")
+        axes[0].set_xlabel("milliseconds to adapt, median")
+        axes[0].set_ylabel("accuracy, per cent")
     else:
-        axes = list(figure.subplots(1, 2))
-        names = [f"{row['method']}, {row['side']}" for row in rows][::-1]
+        axes = list(figure.subplots(1, 2, sharey=True))
+        names = [f"{row['method']}, {row['side']}" for row in rows]
         for ax, part in zip(axes, ("adapt", "predict"), strict=True):
-            colours = [report.BLUE if row["side"] == report.OURS else report.GREY for row in rows]
-            ax.barh(names, [row[part]["p50"] for row in rows][::-1], color=colours[::-1])
-            ax.set_xscale("log")
-            ax.set_xlabel(f"{part}, ms, median")
+            for name, row in zip(names, rows, strict=True):
+                low, high = row[part]["p50"], row[part]["p95"]
+                colour = report.BLUE if row["side"] == report.OURS else report.GREY
+                ax.errorbar(low, name, xerr=[[0], [high - low]], fmt="o", color=colour, capsize=3)
+            ax.set_xlabel(f"{part}, ms, p50 to p95")
             ax.tick_params(labelsize=7)
-        axes[1].set_yticklabels([])
+        axes[0].set_xscale("log")
+        axes[1].set_xlim(left=0)
+        axes[0].invert_yaxis()
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()

@@ -27,6 +27,7 @@ ALLOWED = {
     "backbones": {"types", "ops", "adapters"},
     "algorithms": {"types", "losses", "heads", "inner", "implicit", "ops"},
     "augment": {"types"},
+    "compress": {"types"},
     "metrics": set(),
     "data": {"types", "registry"},
     "parallel": {"types"},

@@ -1,0 +1,305 @@
+"""A meta-trained network with channels taken out: what it still tells, and what it costs.
+
+    python -m benchmarks.compression --data anatomy
+    python -m benchmarks.compression --data ../shared/data/blood_cells
+
+One learner is meta-trained on a budget (`medmeta bench methods`, medium, one seed) and is the
+teacher. For each share of its FLOPs, counted in the compiled program that tells one image, the
+largest widths that stay below it are made in one proportion, and channels are taken out by each way
+to score them: the meta-loss' sensitivity, learned gates, magnitude, and chance. What is left is
+meta-trained on for half as many steps, drawn to the teacher's answers; of gates, the first half of
+these steps learns the gates. Beside them stand the same without a teacher, and a network of the
+same widths trained from scratch on the whole budget.
+
+Accuracy is on the same meta-test episodes, the difference from the teacher paired; not inferior
+means that the lower end of its interval is above -1 point, which was set beforehand. Latency is of
+the deployed programs, one network after another, while nothing else should run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import latency, machine, memory_use, report
+from medmeta_jax import (
+    experiment as experiments,
+    plan as plans,
+    protocol,
+    registry,
+    running,
+)
+from medmeta_jax.compress import gates, scores
+from medmeta_jax.compress.channels import Channels, channels_of
+from medmeta_jax.compress.distil import distilled
+from medmeta_jax.compress.slicing import best, fewer, flops, sliced
+from medmeta_jax.deploy import export
+from medmeta_jax.deploy.model import Model
+from medmeta_jax.deploy.predictor import Predictor
+from medmeta_jax.evaluation import Scores
+from medmeta_jax.experiment import Experiment
+from medmeta_jax.metrics.intervals import paired_difference
+from medmeta_jax.protocol import Trained
+from medmeta_jax.settings import TrainConfig
+from medmeta_jax.types import MetaLearner, Params
+from medmeta_jax.weights import named
+
+MARGIN = 0.01
+WAYS_TO_SCORE = ("sensitivity", "gates", "magnitude", "random")
+UNTAUGHT, SCRATCH = "sensitivity, no teacher", "from scratch"
+ROWS = (*WAYS_TO_SCORE, UNTAUGHT, SCRATCH)
+PENALTY = 1.0
+
+
+class Teacher(NamedTuple):
+    """The whole network: its training, its channels and widths, and how it is judged."""
+
+    plan: plans.Plan
+    trained: Trained
+    widths: tuple[int, ...]
+    channels: list[Channels]
+    shots: int
+    steps: int
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--data", default="anatomy")
+    parser.add_argument("--algorithm", default="protonet")
+    parser.add_argument("--shares", nargs="+", type=float, default=(0.5, 0.25))
+    parser.add_argument("--by", nargs="+", choices=ROWS, default=ROWS)
+    parser.add_argument("--ways", type=int)
+    parser.add_argument("--shots", type=int, default=5)
+    parser.add_argument("--steps", type=int, help="of the budget, in place of medium's 400")
+    parser.add_argument("--calls", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    report.add_output(parser)
+    return parser.parse_args()
+
+
+def train_teacher(given: argparse.Namespace) -> Teacher:
+    """The learner on the whole budget."""
+    budget = dataclasses.replace(plans.BUDGETS["medium"], seeds=1, searches=False)
+    if given.steps:
+        budget = dataclasses.replace(budget, meta_steps=given.steps)
+    config = TrainConfig(data=given.data, ways=given.ways, algorithm=given.algorithm)
+    plan = plans.make_plan(config, budget, (given.shots,))
+    trained = protocol.Trainer(plan).train(given.algorithm, 0)
+    net = trained.experiment.config.net
+    widths = (net["width"],) * net["depth"]
+    channels = channels_of("conv4", widths, trained.experiment.config.norm)
+    return Teacher(plan, trained, widths, channels, given.shots, budget.meta_steps)
+
+
+def with_widths(teacher: Teacher, widths: tuple[int, ...]) -> Experiment:
+    """The teacher's experiment with a network of other widths."""
+    made = teacher.trained.experiment
+    backbone = registry.factory("backbones", "conv4")(widths=widths, norm=made.config.norm)
+    learner = experiments.make_learner(
+        made.config, backbone, made.outputs, len(made.split.class_names), made.kind
+    )
+    return with_learner(made._replace(backbone=backbone), learner, learner)
+
+
+def with_learner(made: Experiment, learner: MetaLearner, training: MetaLearner) -> Experiment:
+    """The experiment with a learner, and another one to train it by."""
+    trained = experiments.with_augmentation(made.config, made.split, training)
+    return made._replace(learner=learner, training=trained)
+
+
+def fit(made: Experiment, steps: int, start: Params | None = None) -> Params:
+    """The best parameters on meta-validation, from those given."""
+    if start is not None:
+        made = made._replace(weights=named(start))
+    step = running.compile_step(made, made.training).step
+    inner = made.config.hyper.get("steps")
+    return running.fit_quietly(made, step, meta_steps=steps, inner_steps=inner).best_params
+
+
+def telling_flops(made: Experiment) -> float:
+    """Of the program that tells one image."""
+    support = jax.eval_shape(
+        lambda key: made.sampler(key, made.feed.like), jax.random.key(0)
+    ).support  # fmt: skip
+    x = made.example_x[:1]
+    key = jax.random.key(0)
+    params = jax.eval_shape(made.learner.init, key, x)
+    adapted = jax.eval_shape(made.learner.adapt, params, support, key)
+    return flops(made.learner.predict, adapted, x, jnp.ones(1, bool))
+
+
+def widths_for(teacher: Teacher, share: float) -> tuple[int, ...]:
+    """The largest widths in one proportion whose FLOPs are at most that share."""
+    most = share * telling_flops(teacher.trained.experiment)
+    for count in range(teacher.widths[0] - 1, 0, -1):
+        widths = fewer(teacher.widths, count / teacher.widths[0])
+        if telling_flops(with_widths(teacher, widths)) <= most:
+            return widths
+    raise SystemExit(f"no network of one channel has {share:g} of the FLOPs")
+
+
+def score(teacher: Teacher, way: str) -> tuple[scores.Scores, Params, int]:
+    """Scores of the channels, the parameters to take them out of, and the steps that it took."""
+    made, params = teacher.trained.experiment, teacher.trained.params
+    if way == "magnitude":
+        return scores.magnitude(params, teacher.channels), params, 0
+    if way == "random":
+        return scores.random(jax.random.key(0), teacher.channels), params, 0
+    if way == "sensitivity":
+        pool = made.split.pools["train"]
+        draw = functools.partial(lambda key: made.sampler(key, pool))
+        found = scores.sensitivity(made.learner, params, teacher.channels, draw, jax.random.key(0))
+        return found, params, 0
+    gated = gates.with_gates(made.learner, teacher.channels, penalty=PENALTY)
+    steps = max(1, teacher.steps // 4)
+    start = gated.init(jax.random.key(0), made.example_x)
+    moved = fit(with_learner(made, gated, gated), steps, {**start, "learner": params})
+    return [np.asarray(log_alpha) for log_alpha in moved["gates"]], moved["learner"], steps
+
+
+def compressed(
+    teacher: Teacher, widths: tuple[int, ...], way: str, *, taught: bool = True
+) -> tuple[Experiment, Params]:
+    """The smaller network by one way, trained on."""
+    found, params, used = score(teacher, way)
+    made = with_widths(teacher, widths)
+    kept = best(teacher.channels, found, widths)
+    like = jax.eval_shape(made.learner.init, jax.random.key(0), made.example_x)
+    start = sliced(params, teacher.channels, kept, like)
+    training = made.learner
+    if taught:
+        whole = teacher.trained
+        training = distilled(made.learner, whole.experiment.learner, whole.params)
+    return made, fit(with_learner(made, made.learner, training), teacher.steps // 2 - used, start)
+
+
+def judged(teacher: Teacher, made: Experiment, params: Params) -> Scores:
+    """On the same meta-test episodes."""
+    trained = Trained(made, params, 0.0, {})
+    method = made.config.algorithm
+    return protocol.judge(teacher.plan, method, trained, teacher.shots)[0]
+
+
+def model_of(made: Experiment, params: Params) -> Model:
+    """As it is deployed."""
+    return Model(
+        made.config, made.learner, made.backbone, params, made.split.scaling, 2, made.outputs, None,
+        {},
+    )  # fmt: skip
+
+
+def cost(made: Experiment, params: Params, given: argparse.Namespace) -> dict[str, Any]:
+    """Numbers stored, FLOPs, bytes of the file, memory and milliseconds."""
+    model = model_of(made, params)
+    given = argparse.Namespace(**{**vars(given), "ways": made.outputs})
+    work, predictor = latency.work_of(model, given), Predictor(model)
+    task = predictor.adapt(work.support, work.labels)
+    about = {"classes": [str(i) for i in range(made.outputs)]}
+    files = {
+        kind: len(export.artefact(model, task, about, kind=kind)) for kind in ("float32", "int8")
+    }
+    peak = memory_use.peak_mb(lambda: Predictor(model).adapt(work.support, work.labels))
+    timed = latency.timings([latency.ours(model, given)], given)[0]
+    return {
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "mflops": telling_flops(made) / 1e6, "bytes": files, "peak_mb": peak,
+        "adapt": timed["adapt"], "predict": timed["predict"],
+    }  # fmt: skip
+
+
+def measure(given: argparse.Namespace) -> dict[str, Any]:
+    """The teacher, and every row of every share."""
+    machine.say("training   the whole network")
+    teacher = train_teacher(given)
+    whole = judged(teacher, teacher.trained.experiment, teacher.trained.params)
+    found: dict[str, Any] = {**machine.described(), "data": given.data, "rows": []}
+    found["algorithm"] = given.algorithm
+    facts = protocol.facts(teacher.plan)
+    found |= {name: facts[name] for name in ("episodes", "episodes_hash", "ways")}
+
+    def add(name: str, share: float, made: Experiment, params: Params, own: Scores) -> None:
+        gap = paired_difference(own.per_episode["accuracy"], whole.per_episode["accuracy"])
+        found["rows"].append({
+            "name": name, "share": share, "accuracy": own.estimate("accuracy")._asdict(),
+            "minus_whole": gap._asdict(), "not_inferior": bool(gap.mean - gap.ci95 > -MARGIN),
+            **cost(made, params, given),
+        })  # fmt: skip
+
+    add("whole", 1.0, teacher.trained.experiment, teacher.trained.params, whole)
+    for share in given.shares:
+        widths = widths_for(teacher, share)
+        for name in given.by:
+            machine.say(f"{share:.0%} of the FLOPs, widths {widths}: {name}")
+            if name == SCRATCH:
+                made = with_widths(teacher, widths)
+                params = fit(made, teacher.steps)
+            else:
+                way = "sensitivity" if name == UNTAUGHT else name
+                made, params = compressed(teacher, widths, way, taught=name != UNTAUGHT)
+            add(name, share, made, params, judged(teacher, made, params))
+    return found
+
+
+def table(found: dict[str, Any]) -> str:
+    """A row for each network."""
+    lines = [
+        report.heading(found), "",
+        "| | FLOPs | accuracy | minus whole | not inferior | parameters | MFLOP an image "
+        "| kB (int8) | adapt MB | adapt p50, p95 ms | predict p50, p95 ms |",
+        "|" + "---|" * 11,
+    ]  # fmt: skip
+    for row in found["rows"]:
+        accuracy, gap = (latency.per_cent(row[name]) for name in ("accuracy", "minus_whole"))
+        kept = row["bytes"]
+        lines.append(
+            f"| {row['name']} | {row['share']:g} | {accuracy[0]:.1f} ± {accuracy[1]:.1f} "
+            f"| {gap[0]:+.1f} ± {gap[1]:.1f} | {'yes' if row['not_inferior'] else 'no'} "
+            f"| {row['parameters']} | {row['mflops']:.2f} "
+            f"| {kept['float32'] / 1e3:.0f} ({kept['int8'] / 1e3:.0f}) "
+            f"| {report.number(row['peak_mb'], 0)} "
+            f"| {row['adapt']['p50']:.2f}, {row['adapt']['p95']:.2f} "
+            f"| {row['predict']['p50']:.2f}, {row['predict']['p95']:.2f} |"
+        )
+    lines += ["", f"{found['algorithm']}, {found['ways']}-way, {found['episodes']} episodes "
+              f"{found['episodes_hash']} of {found['data']}."]  # fmt: skip
+    return "\n".join(lines)
+
+
+def plot(found: dict[str, Any], path: Path) -> None:
+    """Accuracy against FLOPs, a line for each way."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.6))
+    ax = figure.subplots()
+    first, markers = found["rows"][0], iter("osD^vP")
+    for name in dict.fromkeys(row["name"] for row in found["rows"][1:]):
+        rows = [first, *(row for row in found["rows"] if row["name"] == name)]
+        means = [100 * row["accuracy"]["mean"] for row in rows]
+        errors = [100 * row["accuracy"]["ci95"] for row in rows]
+        ax.errorbar([row["mflops"] for row in rows], means, errors, marker=next(markers),
+                    capsize=2, label=name)  # fmt: skip
+    ax.set_xlabel("MFLOP to tell an image")
+    ax.set_ylabel("accuracy, per cent")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(fontsize=8, frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    given = arguments()
+    found = measure(given)
+    text = table(found)
+    report.save(given.out, f"compression-{Path(given.data).name}", found, text, plot)
+    report.show(given, found, text)
+
+
+if __name__ == "__main__":
+    main()
