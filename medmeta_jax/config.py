@@ -20,6 +20,8 @@ PRESETS = Path(__file__).parent / "presets"
 DEFAULT_PRESET = "anatomy"
 # Algorithms whose meta-gradient does not reach the support, and ops without a derivative.
 FIRST_ORDER = ("fomaml", "reptile")
+# Those whose scalar to differentiate is another than the loss of the query set.
+SURROGATES = ("reptile", "maml_plus_plus", "panet")
 BY_CHANCE = ("flip", "drop_modalities")
 # Set by other fields of the configuration, hence not hyper-parameters of a run.
 BOUND = {"norm", "form", "pool_classes", "outputs"}
@@ -151,6 +153,8 @@ def check(config: TrainConfig) -> TrainConfig:
                 raise ConfigError(f"{name}: no {op!r}{suggest(op, registry.names('augment'))}")
     if config.policy:
         check_policy(config)
+    if config.mix != "none":
+        check_mix(config)
     return dataclasses.replace(
         config,
         hyper=filled(
@@ -204,6 +208,34 @@ def check_policy(config: TrainConfig) -> None:
         )
     if config.covariates or config.modalities:
         raise ConfigError("policy: is of images; leave out covariates and modalities")
+
+
+def check_mix(config: TrainConfig) -> None:
+    """ConfigError where images or tasks are to be mixed that cannot be."""
+    if config.mix_alpha <= 0:
+        raise ConfigError(f"mix_alpha: must be > 0, got {config.mix_alpha:g}")
+    if config.covariates or config.modalities:
+        raise ConfigError("mix: is of images; leave out covariates and modalities")
+    pretrains = "pool_classes" in options_of(config.algorithm)
+    if pretrains:
+        raise ConfigError(
+            f"mix: {config.algorithm} pre-trains on the pool's own classes, and of two mixed there "
+            "is none"
+        )
+    if config.mix == "mlti" and config.stream == "always":
+        raise ConfigError("mix: mlti draws two episodes from memory; leave out stream")
+    if config.mix != "mlti" and config.algorithm in SURROGATES:
+        raise ConfigError(
+            f"mix: {config.algorithm}'s loss is not that of its queries after adapting alone; take "
+            "mlti, or another method"
+        )
+
+
+def options_of(algorithm: str) -> Mapping[str, Any]:
+    """All arguments of an algorithm's factory; nothing of one that there is not, which is told
+    elsewhere."""
+    known = algorithm in registry.names("algorithms")
+    return registry.defaults("algorithms", algorithm) if known else {}
 
 
 def check_covariates(config: TrainConfig) -> None:

@@ -16,6 +16,7 @@ import optax
 from jax.sharding import Mesh
 
 from medmeta_jax import config as configs, parallel, processes, registry, weights
+from medmeta_jax.augment._mixing import mixed_tasks, with_mixed_queries
 from medmeta_jax.augment._ops import augmented
 from medmeta_jax.augment._policy import Choice, with_policy
 from medmeta_jax.checkpoint import Checkpoints
@@ -27,7 +28,10 @@ from medmeta_jax.evaluation import FixedEpisodes
 from medmeta_jax.feed import Feed, Resident
 from medmeta_jax.fitting import kind_for, marks_pixels
 from medmeta_jax.labels import (
+    CLASSES,
+    GRADES,
     LESIONS_OF_IMAGES,
+    MASKS,
     OF_LESIONS,
     OF_ONE_WAY,
     OF_PIXELS,
@@ -102,7 +106,11 @@ def make_learner(
         learner = kind.told(factory(backbone, outputs=outputs, **arguments), outputs)
     except ValueError as error:
         raise ConfigError(f"hyper: {error}") from None
-    return with_policy(learner, policy_ops(config)) if config.policy else learner
+    if not config.policy:
+        return learner
+    if config.policy_how == "sum" and kind in OF_PIXELS:
+        raise ConfigError("policy_how: label maps have no sum; take draw")
+    return with_policy(learner, policy_ops(config), how=config.policy_how)
 
 
 def policy_ops(config: TrainConfig) -> dict[str, Choice]:
@@ -169,6 +177,19 @@ def with_augmentation(config: TrainConfig, split: Split, learner: MetaLearner) -
     return augmented(learner, **dict.fromkeys(sides, ops), channels=channels)
 
 
+def mixing(config: TrainConfig, kind: Kind, learner: MetaLearner) -> MetaLearner:
+    """The learner as it is trained, its queries mixed as configured (ConfigError)."""
+    if config.mix == "none":
+        return learner
+    allowed = (CLASSES, GRADES, MASKS) if config.mix == "cutmix" else (CLASSES, GRADES)
+    if kind not in allowed:
+        names = ", ".join(one.name for one in allowed)
+        raise ConfigError(f"mix: {config.mix} is of {names}, and these images have {kind.name}")
+    if config.mix == "mlti":
+        return learner
+    return with_mixed_queries(learner, kind.loss, how=config.mix, alpha=config.mix_alpha)
+
+
 def with_devices(config: TrainConfig) -> tuple[TrainConfig, Mesh]:
     """The configuration with its number of devices, and the mesh of them (ConfigError)."""
     by_process = parallel.devices_by_process()
@@ -214,7 +235,9 @@ def build(config: TrainConfig) -> Experiment:
     except ValueError as error:
         raise ConfigError(f"rotate_classes: {error}") from None
     check_pool(split.pools["train"], of_training, split.classes["train"], "meta-train")
-    sampler = functools.partial(sample, spec=of_training)
+    sampler: Callable[[Array, Any], Any] = functools.partial(sample, spec=of_training)
+    if config.mix == "mlti":
+        sampler = mixed_tasks(sampler, alpha=config.mix_alpha)
     train = split.pools["train"]
     example = jax.eval_shape(lambda pool: sampler(jax.random.key(0), pool), one_image(train))
     example_x = jnp.zeros(example.support.x.shape, example.support.x.dtype)
@@ -240,7 +263,7 @@ def build(config: TrainConfig) -> Experiment:
         sampler=sampler,
         backbone=backbone,
         learner=learner,
-        training=with_augmentation(config, split, learner),
+        training=with_augmentation(config, split, mixing(config, kind, learner)),
         optimiser=outer_optimiser(config),
         objective=make_objective(config, split, spec),
         through=make_through(config, split, spec),

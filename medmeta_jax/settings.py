@@ -101,6 +101,14 @@ class TrainConfig:
     policy: tuple[str, ...] = ()
     """Files of medmeta_jax/augment that change copies of the support images, as often and as much
     as is learned with the network."""
+    policy_how: Literal["draw", "sum"] = "draw"
+    """Each copy is changed by one of them, drawn, or by the sum of all by learned weights."""
+    mix: Literal["none", "mixup", "cutmix", "metamix", "mlti"] = "none"
+    """In meta-training a query is mixed with another one (mixup; cutmix, by a box), or with an
+    image of the support (metamix), and its loss is of both labels; or one episode in two with
+    another one, way by way (mlti)."""
+    mix_alpha: float = 1.0
+    """Of the Beta distribution that the share of the first one has; 1 is uniform."""
     meta_steps: int = 600
     """Outer steps."""
     meta_batch: int = 4

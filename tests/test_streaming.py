@@ -264,7 +264,7 @@ def test_every_episode_is_the_one_of_the_pool_on_the_device(folders, name: str) 
 
 def make_step(mesh: Any, stream: Any) -> tuple[Any, train.Progress]:
     """A compiled step of a tiny learner, and a fresh progress."""
-    learner = protonet(tiny_backbone("support"), outputs=3)
+    learner = protonet(tiny_backbone("support", "auto"), outputs=3)  # as users have it
     optimiser = optax.sgd(0.05, momentum=0.9)
     step = train.make_step(
         learner, functools.partial(sample, spec=SPEC), optimiser, accuracy, meta_batch=META_BATCH,

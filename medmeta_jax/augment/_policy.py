@@ -5,10 +5,12 @@
 T_o are ops of this folder, one of them leaving the image as it is. c and r are meta-parameters:
 each copy of a support image is changed by one op, drawn by c (Jang, Gu, Poole, 2017, arXiv
 1611.01144: the draw is one-hot, its derivative the softmax's), with a magnitude m whose derivative
-passes through the image (`Op`). The query is clean, so that the meta-gradient says what changes of
-the support make adaptation better, as it says of every other meta-parameter. The images themselves
-stay in the support beside their copies, at meta-test as in training: the change is a part of
-adapting.
+passes through the image (`Op`). Or, as "sum", by all of them: w = softmax(c), a learned linear mix
+f(X) = Σ_j α_j x_j of an image and its changes.
+
+The query is clean, so that the meta-gradient says what changes of the support make adaptation
+better, as it says of every other meta-parameter. The images themselves stay in the support beside
+their copies, at meta-test as in training: the change is a part of adapting.
 
 A first-order gradient holds what the support does to the adapted parameters constant, and gives a
 policy none; `config` refuses the pair.
@@ -17,7 +19,7 @@ policy none; `config` refuses the pair.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +40,7 @@ from medmeta_jax.types import (
 NONE = "none"  # the op that leaves an image as it is
 TEMPERATURE = 0.5
 MOST = 3.0  # times the op's own default, what a magnitude may become
+How = Literal["draw", "sum"]
 START = 0.3  # of that default, where it begins
 
 
@@ -79,15 +82,21 @@ def one_hot_draw(key: Array, logits: Array) -> Array:
     return hard + soft - jax.lax.stop_gradient(soft)
 
 
-def changed(policy: Params, ops: Mapping[str, Choice], key: Array, examples: Examples) -> Examples:
-    """Each example by an op of its own draw; label maps move along."""
+def changed(
+    policy: Params, ops: Mapping[str, Choice], key: Array, examples: Examples, how: How = "draw"
+) -> Examples:
+    """Each example by an op of its own draw, with which label maps move along; or by the sum of
+    all."""
+    if how == "sum" and examples.y.ndim == examples.x.ndim - 1:
+        raise ValueError("how must be draw for label maps, of which there is no sum")
     strength = magnitudes(policy, ops)
     made: list[list[Op]] = [[], *([op.make(magnitude=strength[n])] for n, op in ops.items())]
     logits = jnp.stack([policy["choice"][name] for name in (NONE, *ops)])
 
     def one(key: Array, image: Array, label_map: Array | None) -> tuple[Array, Array | None]:
         draw_key, *keys = jax.random.split(key, 1 + len(made))
-        weights = one_hot_draw(draw_key, logits).astype(image.dtype)
+        weights = jax.nn.softmax(logits) if how == "sum" else one_hot_draw(draw_key, logits)
+        weights = weights.astype(image.dtype)
         each = [apply_ops(chain, k, image, label_map) for chain, k in zip(made, keys, strict=True)]
         mixed = jnp.tensordot(weights, jnp.stack([x for x, _ in each]), 1)
         if label_map is None:
@@ -102,21 +111,29 @@ def changed(policy: Params, ops: Mapping[str, Choice], key: Array, examples: Exa
 
 
 def with_copies(
-    policy: Params, ops: Mapping[str, Choice], key: Array, support: Examples, copies: int
+    policy: Params,
+    ops: Mapping[str, Choice],
+    key: Array,
+    support: Examples,
+    copies: int,
+    how: How = "draw",
 ) -> Examples:
     """The support, and so many changed copies of each of its examples."""
     clean = support._replace(x=select(support.x, support.mask))
-    parts = [clean] + [changed(policy, ops, k, clean) for k in jax.random.split(key, copies)]
+    parts = [clean] + [changed(policy, ops, k, clean, how) for k in jax.random.split(key, copies)]
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
-def with_policy(learner: MetaLearner, ops: Mapping[str, Choice], *, copies: int = 1) -> MetaLearner:
+def with_policy(
+    learner: MetaLearner, ops: Mapping[str, Choice], *, copies: int = 1, how: How = "draw"
+) -> MetaLearner:
     """The learner, adapting to its support and to copies of it that a learned policy changes.
 
     Args:
       learner: one whose loss depends on the support to second order.
       ops: by name, what is chosen from.
       copies: of each support example, beside itself.
+      how: each copy by one op that is drawn, or by the weighted sum of all.
 
     meta_params: {"learner", "policy"}.
     """
@@ -124,13 +141,15 @@ def with_policy(learner: MetaLearner, ops: Mapping[str, Choice], *, copies: int 
         raise ValueError("ops must name one or more")
     if copies < 1:
         raise ValueError(f"copies must be >= 1, got {copies}")
+    if how not in get_args(How):
+        raise ValueError(f"how must be one of {get_args(How)}, got {how!r}")
 
     def init(key: Array, x: PyTree) -> Params:
         return {"learner": learner.init(key, x), "policy": init_policy(ops)}
 
     def more(params: Params, key: Array, support: Examples) -> Examples:
         check_examples(support, "support")
-        return with_copies(params["policy"], ops, key, support, copies)
+        return with_copies(params["policy"], ops, key, support, copies, how)
 
     def adapt(params: Params, support: Examples, key: Array, steps: Any = None) -> PyTree:
         policy_key, key = jax.random.split(key)

@@ -118,6 +118,35 @@ def test_its_gradient_is_that_of_differences(name: str, x64: None) -> None:
     np.testing.assert_allclose(jax.jit(jax.grad(value))(at), expected, rtol=1e-3)
 
 
+def test_a_sum_is_of_all_by_their_shares(x64: None) -> None:
+    """Σ α_j x_j with α the softmax of the choice, whose gradient is that of differences."""
+    ops = choices("brighten", "contrast")
+    learner = with_policy(anil(tiny_backbone("support"), outputs=WAYS, steps=2), ops, how="sum")
+    episode = double(make_episode())
+    params = double(learner.init(KEY, episode.support.x))
+    parts = [
+        changed(always(params["policy"], name), ops, KEY, episode.support, "sum").x
+        for name in (NONE, *ops)
+    ]
+    weights = jnp.asarray([0.2, 0.5, 0.3])
+    choice = dict(zip((NONE, *ops), jnp.log(weights), strict=True))
+    policy = {**params["policy"], "choice": choice}
+    found = changed(policy, ops, KEY, episode.support, "sum")
+    expected = sum(w * part for w, part in zip(weights, parts, strict=True))
+    np.testing.assert_allclose(found.x, expected, atol=1e-8)
+
+    @jax.jit
+    def value(c: Array) -> Array:
+        moved = {**policy, "choice": {**choice, "contrast": c}}
+        return learner.loss({**params, "policy": moved}, episode, KEY, STEP)[0]
+
+    at, step = choice["contrast"], 1e-5
+    slope = (value(at + step) - value(at - step)) / (2 * step)
+    np.testing.assert_allclose(jax.jit(jax.grad(value))(at), slope, rtol=1e-3)
+    with pytest.raises(ValueError, match="how must be draw for label maps"):
+        changed(policy, ops, KEY, make_mask_episode().support, "sum")
+
+
 def test_a_first_order_gradient_gives_it_none() -> None:
     """Without a norm, whose statistics are of the support too."""
     ops = choices("brighten")
@@ -151,6 +180,8 @@ def test_nonsense_is_refused() -> None:
     learner = anil(tiny_backbone(), outputs=WAYS)
     with pytest.raises(ValueError, match="ops must name one or more"):
         with_policy(learner, {})
+    with pytest.raises(ValueError, match="how must be one of"):
+        with_policy(learner, choices("noise"), how="all")
     with pytest.raises(ValueError, match="copies must be >= 1, got 0"):
         with_policy(learner, choices("noise"), copies=0)
     support = Examples(jnp.zeros((2, 8, 8, 1)), jnp.zeros(3, jnp.int32), jnp.ones(2, bool))
