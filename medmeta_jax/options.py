@@ -60,8 +60,8 @@ class Predict:
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """Write a task, or a run that adapts by itself, as one file for CPU and CUDA that needs jax
-    and numpy alone to run, and its reader beside it."""
+    """Write a task, or a run that adapts by itself, as one file for CPU and CUDA that needs jax,
+    numpy and flatbuffers alone to run, and its reader beside it."""
 
     what: str
     """The file of a task of `medmeta adapt`, or a run directory."""
