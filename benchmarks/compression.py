@@ -41,17 +41,14 @@ from medmeta_jax.compress.channels import Channels, channels_of
 from medmeta_jax.compress.distil import distilled
 from medmeta_jax.compress.slicing import best, fewer, flops, sliced
 from medmeta_jax.deploy import export
-from medmeta_jax.deploy.model import Model
 from medmeta_jax.deploy.predictor import Predictor
 from medmeta_jax.evaluation import Scores
 from medmeta_jax.experiment import Experiment
-from medmeta_jax.metrics.intervals import paired_difference
 from medmeta_jax.protocol import Trained
 from medmeta_jax.settings import TrainConfig
 from medmeta_jax.types import MetaLearner, Params
 from medmeta_jax.weights import named
 
-MARGIN = 0.01
 WAYS_TO_SCORE = ("sensitivity", "gates", "magnitude", "random")
 UNTAUGHT, SCRATCH = "sensitivity, no teacher", "from scratch"
 ROWS = (*WAYS_TO_SCORE, UNTAUGHT, SCRATCH)
@@ -145,8 +142,12 @@ def widths_for(teacher: Teacher, share: float) -> tuple[int, ...]:
     raise SystemExit(f"no network of one channel has {share:g} of the FLOPs")
 
 
-def score(teacher: Teacher, way: str) -> tuple[scores.Scores, Params, int]:
-    """Scores of the channels, the parameters to take them out of, and the steps that it took."""
+# Scores of the channels, the parameters to take them out of, and the steps that it took.
+Scored = tuple[scores.Scores, Params, int]
+
+
+def score(teacher: Teacher, way: str) -> Scored:
+    """By one way."""
     made, params = teacher.trained.experiment, teacher.trained.params
     if way == "magnitude":
         return scores.magnitude(params, teacher.channels), params, 0
@@ -154,8 +155,10 @@ def score(teacher: Teacher, way: str) -> tuple[scores.Scores, Params, int]:
         return scores.random(jax.random.key(0), teacher.channels), params, 0
     if way == "sensitivity":
         pool = made.split.pools["train"]
-        draw = functools.partial(lambda key: made.sampler(key, pool))
-        found = scores.sensitivity(made.learner, params, teacher.channels, draw, jax.random.key(0))
+        found = scores.sensitivity(
+            made.learner, params, teacher.channels, lambda key: made.sampler(key, pool),
+            jax.random.key(0),
+        )  # fmt: skip
         return found, params, 0
     gated = gates.with_gates(made.learner, teacher.channels, penalty=PENALTY)
     steps = max(1, teacher.steps // 4)
@@ -165,10 +168,10 @@ def score(teacher: Teacher, way: str) -> tuple[scores.Scores, Params, int]:
 
 
 def compressed(
-    teacher: Teacher, widths: tuple[int, ...], way: str, *, taught: bool = True
+    teacher: Teacher, widths: tuple[int, ...], scored: Scored, *, taught: bool = True
 ) -> tuple[Experiment, Params]:
-    """The smaller network by one way, trained on."""
-    found, params, used = score(teacher, way)
+    """The smaller network by some scores, trained on."""
+    found, params, used = scored
     made = with_widths(teacher, widths)
     kept = best(teacher.channels, found, widths)
     like = jax.eval_shape(made.learner.init, jax.random.key(0), made.example_x)
@@ -187,17 +190,9 @@ def judged(teacher: Teacher, made: Experiment, params: Params) -> Scores:
     return protocol.judge(teacher.plan, method, trained, teacher.shots)[0]
 
 
-def model_of(made: Experiment, params: Params) -> Model:
-    """As it is deployed."""
-    return Model(
-        made.config, made.learner, made.backbone, params, made.split.scaling, 2, made.outputs, None,
-        {},
-    )  # fmt: skip
-
-
 def cost(made: Experiment, params: Params, given: argparse.Namespace) -> dict[str, Any]:
     """Numbers stored, FLOPs, bytes of the file, memory and milliseconds."""
-    model = model_of(made, params)
+    model = latency.model_of(made, params)
     given = argparse.Namespace(**{**vars(given), "ways": made.outputs})
     work, predictor = latency.work_of(model, given), Predictor(model)
     task = predictor.adapt(work.support, work.labels)
@@ -225,14 +220,15 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     found |= {name: facts[name] for name in ("episodes", "episodes_hash", "ways")}
 
     def add(name: str, share: float, made: Experiment, params: Params, own: Scores) -> None:
-        gap = paired_difference(own.per_episode["accuracy"], whole.per_episode["accuracy"])
+        gap, not_inferior = latency.compared(own, whole)
         found["rows"].append({
             "name": name, "share": share, "accuracy": own.estimate("accuracy")._asdict(),
-            "minus_whole": gap._asdict(), "not_inferior": bool(gap.mean - gap.ci95 > -MARGIN),
+            "minus_whole": gap, "not_inferior": not_inferior,
             **cost(made, params, given),
         })  # fmt: skip
 
     add("whole", 1.0, teacher.trained.experiment, teacher.trained.params, whole)
+    scored = functools.cache(functools.partial(score, teacher))  # the same for every share
     for share in given.shares:
         widths = widths_for(teacher, share)
         for name in given.by:
@@ -242,7 +238,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
                 params = fit(made, teacher.steps)
             else:
                 way = "sensitivity" if name == UNTAUGHT else name
-                made, params = compressed(teacher, widths, way, taught=name != UNTAUGHT)
+                made, params = compressed(teacher, widths, scored(way), taught=name != UNTAUGHT)
             add(name, share, made, params, judged(teacher, made, params))
     return found
 

@@ -27,11 +27,13 @@ from benchmarks import machine, memory_use, report
 from medmeta_jax import baselines, plan as plans, protocol, registry
 from medmeta_jax.backbones.conv4 import conv4
 from medmeta_jax.data.pool import Scaling
-from medmeta_jax.deploy.model import Model
+from medmeta_jax.deploy.model import Model, image_shape
 from medmeta_jax.deploy.predictor import Predictor
 from medmeta_jax.evaluation import Scores
+from medmeta_jax.experiment import Experiment
 from medmeta_jax.metrics.intervals import paired_difference
 from medmeta_jax.settings import TrainConfig
+from medmeta_jax.types import Params
 from medmeta_jax.weights import named
 
 METHODS = ("protonet", "r2d2", "anil", "maml", "finetune")
@@ -80,8 +82,22 @@ def untrained(name: str, given: argparse.Namespace, **other: Any) -> Model:
 
 def pictures(model: Model, count: int, seed: int) -> np.ndarray:
     """uint8 noise, whose arithmetic is that of any image."""
-    shape = (count, *(model.config.image_size,) * 2, len(model.scaling.shift))
+    shape = (count, *image_shape(model))
     return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
+
+
+def model_of(made: Experiment, params: Params) -> Model:
+    """A trained experiment as it is deployed, but for a calibration."""
+    return Model(
+        made.config, made.learner, made.backbone, params, made.split.scaling,
+        made.example_x.ndim - 2, made.outputs, None, {},
+    )  # fmt: skip
+
+
+def compared(own: Scores, other: Scores) -> tuple[dict[str, float], bool]:
+    """The paired difference of accuracies, and whether the first is not inferior."""
+    gap = paired_difference(own.per_episode["accuracy"], other.per_episode["accuracy"])
+    return gap._asdict(), bool(gap.mean - gap.ci95 > -MARGIN)
 
 
 class Work(NamedTuple):
@@ -215,10 +231,8 @@ def measure_trained(given: argparse.Namespace) -> dict[str, Any]:
         made = trained.experiment
         hyper = {key: hyper[key] for key in ("steps", "inner_lr") if key in hyper}
         learner = registry.factory("algorithms", name)(made.backbone, outputs=made.outputs, **hyper)
-        model = Model(
-            dataclasses.replace(made.config, algorithm=name, hyper=hyper), learner, made.backbone,
-            trained.params, made.split.scaling, 2, made.outputs, None, {},
-        )  # fmt: skip
+        config = dataclasses.replace(made.config, algorithm=name, hyper=hyper)
+        model = model_of(made._replace(config=config, learner=learner), trained.params)
         row = timings([ours(model, given)], given)[0]
         accuracy = scores[name].estimate("accuracy")
         row |= {"method": name, "hyper": hyper, "accuracy": accuracy._asdict()}
@@ -228,10 +242,8 @@ def measure_trained(given: argparse.Namespace) -> dict[str, Any]:
     reference = scores.get("finetune")
     for row in found["rows"]:
         if reference is not None and row["method"] != "finetune":
-            own, other = (s.per_episode["accuracy"] for s in (scores[row["method"]], reference))
-            gap = paired_difference(own, other)
-            row["minus_finetune"] = gap._asdict()
-            row["not_inferior"] = bool(gap.mean - gap.ci95 > -MARGIN)
+            gap, not_inferior = compared(scores[row["method"]], reference)
+            row |= {"minus_finetune": gap, "not_inferior": not_inferior}
     return found
 
 
@@ -250,12 +262,11 @@ def judged(plan: Any, name: str, trained: Any, shots: int) -> tuple[Scores, dict
 def steady(given: argparse.Namespace) -> dict[str, Any]:
     """Resident memory and compiled programs after a tenth of the predictions, and after all."""
     model = untrained("r2d2", given)
-    predictor = Predictor(model)
-    labels = np.tile(np.arange(given.ways), given.shots)
-    task, one = predictor.adapt(pictures(model, len(labels), 0), labels), pictures(model, 1, 1)
+    work, predictor = work_of(model, given), Predictor(model)
+    task = predictor.adapt(work.support, work.labels)
     found: dict[str, Any] = {**machine.described(), "steady": []}
     for i in range(1, given.steady + 1):
-        predictor.predict(task, one, given.ways)
+        predictor.predict(task, work.one, given.ways)
         if i in (given.steady // 10, given.steady):
             memory_use.settle()
             found["steady"].append({

@@ -153,15 +153,16 @@ def check(config: TrainConfig) -> TrainConfig:
                 raise ConfigError(f"{name}: no {op!r}{suggest(op, registry.names('augment'))}")
     if config.policy:
         check_policy(config)
-    if config.mix != "none":
-        check_mix(config)
-    return dataclasses.replace(
+    config = dataclasses.replace(
         config,
         hyper=filled(
             "hyper", config.hyper, options("algorithms", config.algorithm), config.algorithm
         ),
         net=filled("net", config.net, options("backbones", config.backbone), config.backbone),
     )
+    if config.mix != "none":
+        check_mix(config)
+    return config
 
 
 def check_modalities(config: TrainConfig) -> None:
@@ -216,12 +217,13 @@ def check_mix(config: TrainConfig) -> None:
         raise ConfigError(f"mix_alpha: must be > 0, got {config.mix_alpha:g}")
     if config.covariates or config.modalities:
         raise ConfigError("mix: is of images; leave out covariates and modalities")
-    pretrains = "pool_classes" in options_of(config.algorithm)
-    if pretrains:
+    if "pool_classes" in registry.defaults("algorithms", config.algorithm):
         raise ConfigError(
             f"mix: {config.algorithm} pre-trains on the pool's own classes, and of two mixed there "
             "is none"
         )
+    if config.mix == "mlti" and config.baselines == "all":
+        raise ConfigError("mix: mlti would mix what baselines all pre-trains on; take some")
     if config.mix == "mlti" and config.stream == "always":
         raise ConfigError("mix: mlti draws two episodes from memory; leave out stream")
     if config.mix != "mlti" and config.algorithm in SURROGATES:
@@ -229,13 +231,6 @@ def check_mix(config: TrainConfig) -> None:
             f"mix: {config.algorithm}'s loss is not that of its queries after adapting alone; take "
             "mlti, or another method"
         )
-
-
-def options_of(algorithm: str) -> Mapping[str, Any]:
-    """All arguments of an algorithm's factory; nothing of one that there is not, which is told
-    elsewhere."""
-    known = algorithm in registry.names("algorithms")
-    return registry.defaults("algorithms", algorithm) if known else {}
 
 
 def check_covariates(config: TrainConfig) -> None:

@@ -129,13 +129,14 @@ def export(given: Export) -> dict[str, Any]:
         if given.support is not None:
             raise ConfigError("support: is of a run; a task is adapted already")
         model, task, about = of_task(path)
+        most = about["support"]
         about = {name: about[name] for name in ("algorithm", "classes", "counts", "warnings")}
     else:
+        if given.support is not None and given.support < 1:
+            raise ConfigError(f"support: must be >= 1, got {given.support}")
         model = models.load(runs.existing(given.what), 0)
         about = {"algorithm": model.config.algorithm}
-    most = given.support or 2 * model.outputs * models.highest(model.tasks["shots"])
-    if most < 1:
-        raise ConfigError(f"support: must be >= 1, got {most}")
+        most = given.support or 2 * model.outputs * models.highest(model.tasks["shots"])
     calibration = None if model.calibration is None else model.calibration._asdict()
     if calibration is not None and not np.isfinite(calibration["quantile"]):
         calibration["quantile"] = None  # JSON has no infinity: the sets hold all

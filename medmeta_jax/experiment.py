@@ -190,6 +190,11 @@ def mixing(config: TrainConfig, kind: Kind, learner: MetaLearner) -> MetaLearner
     return with_mixed_queries(learner, kind.loss, how=config.mix, alpha=config.mix_alpha)
 
 
+def as_trained(config: TrainConfig, split: Split, kind: Kind, learner: MetaLearner) -> MetaLearner:
+    """The learner as meta-training takes it: mixed and augmented as configured."""
+    return with_augmentation(config, split, mixing(config, kind, learner))
+
+
 def with_devices(config: TrainConfig) -> tuple[TrainConfig, Mesh]:
     """The configuration with its number of devices, and the mesh of them (ConfigError)."""
     by_process = parallel.devices_by_process()
@@ -263,7 +268,7 @@ def build(config: TrainConfig) -> Experiment:
         sampler=sampler,
         backbone=backbone,
         learner=learner,
-        training=with_augmentation(config, split, mixing(config, kind, learner)),
+        training=as_trained(config, split, kind, learner),
         optimiser=outer_optimiser(config),
         objective=make_objective(config, split, spec),
         through=make_through(config, split, spec),

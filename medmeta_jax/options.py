@@ -68,8 +68,7 @@ class Export:
     out: str | None = None
     """The file to write. Needed."""
     weights: Literal["float32", "int8"] = "float32"
-    """int8: kernels of a byte a weight with a step for each output channel, a quarter of the
-    size."""
+    """int8: kernels of a byte a weight in place of four, with a step for each output channel."""
     support: int | None = None
     """Of a run: the largest support set, in images. Default: twice that of its training."""
     json: bool = False

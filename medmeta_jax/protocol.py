@@ -70,7 +70,7 @@ def for_method(plan: Plan, method: str, **hyper: Any) -> Experiment:
     learner = experiments.make_learner(
         config, backbone, plan.experiment.outputs, len(plan.experiment.split.class_names), kind
     )
-    training = experiments.with_augmentation(config, plan.experiment.split, learner)
+    training = experiments.as_trained(config, plan.experiment.split, kind, learner)
     return plan.experiment._replace(
         config=config, backbone=backbone, learner=learner, training=training, kind=kind
     )

@@ -27,7 +27,7 @@ ALLOWED = {
     "backbones": {"types", "ops", "adapters"},
     "algorithms": {"types", "losses", "heads", "inner", "implicit", "ops"},
     "augment": {"types"},
-    "compress": {"types"},
+    "compress": {"types", "weights"},
     "metrics": set(),
     "data": {"types", "registry"},
     "parallel": {"types"},

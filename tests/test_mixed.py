@@ -15,7 +15,7 @@ from medmeta_jax.algorithms.maml import maml
 from medmeta_jax.inner import unrolled
 from medmeta_jax.mixed import mixed_gradient
 
-from .conftest import WAYS, make_episode, tiny_backbone
+from .conftest import WAYS, double, make_episode, tiny_backbone
 
 KEY, STEP = jax.random.key(1), jnp.zeros((), jnp.int32)
 
@@ -23,12 +23,6 @@ KEY, STEP = jax.random.key(1), jnp.zeros((), jnp.int32)
 def equal(found: Any, expected: Any) -> None:
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), found, expected
-    )
-
-
-def double(tree: Any) -> Any:
-    return jax.tree.map(
-        lambda a: a.astype(jnp.float64) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree
     )
 
 

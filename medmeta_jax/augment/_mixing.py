@@ -100,6 +100,8 @@ def with_mixed_queries(
         mix_key, key = jax.random.split(key)
         query, y_other, kept = mixed_queries(how, alpha, mix_key, episode)
         value, info = learner.loss(params, episode._replace(query=query), key, step)
+        if how == "cutmix" and query.y.ndim == query.x.ndim - 1:
+            return value, info  # the map is cut, and there is no other label
 
         def each(y: Array) -> Array:
             """The loss of every example by itself."""

@@ -32,8 +32,8 @@ from medmeta_jax.types import (
     MetaLearner,
     Params,
     PyTree,
-    path_names,
 )
+from medmeta_jax.weights import name_of
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
 
@@ -65,7 +65,7 @@ def chance_open(log_alpha: Array) -> Array:
 
 def weights(params: Params, channels: Sequence[Channels]) -> list[float]:
     """The share of all channels' parameters that one channel of each set makes."""
-    sizes = {"/".join(path_names(p)): leaf.size for p, leaf in jax.tree.leaves_with_path(params)}
+    sizes = {name_of(path): leaf.size for path, leaf in jax.tree.leaves_with_path(params)}
     each = [sum(sizes[f"body/{m.name}"] for m in of.made) / of.size for of in channels]
     total = sum(value * of.size for value, of in zip(each, channels, strict=True))
     return [value / total for value in each]

@@ -18,19 +18,19 @@ import numpy as np
 
 from medmeta_jax.compress.channels import Channels
 from medmeta_jax.compress.slicing import scaled
-from medmeta_jax.types import Array, Episode, MetaLearner, Params, path_names
+from medmeta_jax.types import Array, Episode, MetaLearner, Params
+from medmeta_jax.weights import named
 
 Scores = list[np.ndarray]  # of each `Channels`, [size]
 
 
 def magnitude(params: Params, channels: Sequence[Channels]) -> Scores:
     """By the kernels' weights."""
-    arrays = {"/".join(path_names(path)): leaf for path, leaf in jax.tree.leaves_with_path(params)}
+    arrays = named(params)
 
     def one(of: Channels) -> np.ndarray:
         kernels = [arrays[f"body/{m.name}"] for m in of.made if m.name.endswith("kernel")]
-        means = [jnp.abs(k).mean(tuple(range(k.ndim - 1))) for k in kernels]
-        return np.asarray(sum(means))
+        return np.sum([np.abs(k).mean(tuple(range(k.ndim - 1))) for k in kernels], 0)
 
     return [one(of) for of in channels]
 

@@ -8,7 +8,7 @@ network is learned in the smaller one alike. `sliced` is that smaller one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from medmeta_jax.compress.channels import FEATURES, Channels, Member, positions
-from medmeta_jax.types import Array, Params, path_names
+from medmeta_jax.types import Array, Params
+from medmeta_jax.weights import name_of
 
 # Parameters outside "body" whose first axis is the features.
 READERS = ("head/kernel", "classifier/kernel")
@@ -40,14 +41,11 @@ def best(channels: Sequence[Channels], scores: Sequence[np.ndarray], widths: Seq
     ]
 
 
-def named_members(channels: Channels, members: Sequence[Member]) -> dict[str, list[Member]]:
-    """Members by the full name of their parameter; readers of features by each of theirs."""
-    found: dict[str, list[Member]] = {}
+def by_parameter(members: Iterable[Member]) -> Iterator[tuple[str, Member]]:
+    """Members with the full name of their parameter; readers of features with each of theirs."""
     for member in members:
         names = READERS if member.name == FEATURES else (f"body/{member.name}",)
-        for name in names:
-            found.setdefault(name, []).append(member)
-    return found
+        yield from ((name, member) for name in names)
 
 
 def along(factor: Array, member: Member, size: int, shape: tuple[int, ...]) -> Array:
@@ -71,15 +69,13 @@ def scaled(
     for of, factor in zip(channels, factors, strict=True):
         normed = any(member.name.endswith("/scale") for member in of.made)
         made = [m for m in of.made if not (normed and m.name.endswith("kernel"))]
-        for name, members in named_members(of, made).items():
-            scale.setdefault(name, []).extend((factor, member, of.size) for member in members)
-        if read:
-            there = (factor != 0).astype(factor.dtype)
-            for name, members in named_members(of, of.read).items():
-                scale.setdefault(name, []).extend((there, member, of.size) for member in members)
+        there = (factor != 0).astype(factor.dtype)
+        for value, members in ((factor, made), (there, of.read if read else ())):
+            for name, member in by_parameter(members):
+                scale.setdefault(name, []).append((value, member, of.size))
 
     def one(path: Any, leaf: Array) -> Array:
-        for factor, member, size in scale.get("/".join(path_names(path)), ()):
+        for factor, member, size in scale.get(name_of(path), ()):
             leaf = leaf * along(factor, member, size, leaf.shape).astype(leaf.dtype)
         return leaf
 
@@ -103,14 +99,12 @@ def sliced(params: Params, channels: Sequence[Channels], kept: Kept, like: Param
     """
     stays: dict[str, dict[int, list[tuple[Member, np.ndarray, int]]]] = {}
     for of, stay in zip(channels, kept, strict=True):
-        for name, members in named_members(of, (*of.made, *of.read)).items():
-            for member in members:
-                stays.setdefault(name, {}).setdefault(member.axis, []).append(
-                    (member, stay, of.size)
-                )
+        for name, member in by_parameter((*of.made, *of.read)):
+            cuts = stays.setdefault(name, {}).setdefault(member.axis, [])
+            cuts.append((member, stay, of.size))
 
     def one(path: Any, leaf: Array, wanted: Any) -> Array:
-        name = "/".join(path_names(path))
+        name = name_of(path)
         for axis, cuts in stays.get(name, {}).items():
             keep = np.ones(leaf.shape[axis], bool)
             for member, stay, size in cuts:

@@ -195,6 +195,8 @@ class Artefact:
 def read(path: str | Path | BinaryIO) -> Artefact:
     """An artefact that `medmeta export` wrote (ArtefactError)."""
     arrays, about = unpacked(path)
+    if PROGRAM + "predict" not in arrays:
+        raise ArtefactError(f"{path}: holds no program, and is not of `medmeta export`")
     try:
         return Artefact(arrays, about)
     except ImportError as error:  # which jax takes to read its programs, and does not bring

@@ -148,6 +148,8 @@ def test_nonsense_is_refused() -> None:
         ({"mix_alpha": 0.0}, "mix_alpha: must be > 0"),
         ({"algorithm": "reptile"}, "mix: reptile's loss is not that of its queries"),
         ({"mix": "mlti", "algorithm": "finetune"}, "mix: finetune pre-trains on the pool's own"),
+        ({"mix": "mlti", "baselines": "all"}, "mix: mlti would mix what baselines all pre-trains"),
+        ({"algorithm": "mamal"}, "did you mean maml"),
         ({"mix": "mlti", "stream": "always"}, "mix: mlti draws two episodes from memory"),
         ({"covariates": "t.csv"}, "mix: is of images"),
     ],

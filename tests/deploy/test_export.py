@@ -157,6 +157,9 @@ def test_what_was_altered_or_cut_is_refused(written: Path, tmp_path: Path) -> No
     with pytest.raises(ArtefactError, match="its bytes are not those that were written"):
         artefacts.read(path)
     arrays, about = artefacts.unpacked(written)
+    path.write_bytes(artefacts.packed({"task/usual": arrays["task/usual"]}, about))
+    with pytest.raises(ArtefactError, match="holds no program, and is not of `medmeta export`"):
+        artefacts.read(path)
     arrays["program/predict"] = arrays["program/predict"][:100]
     path.write_bytes(artefacts.packed(arrays, about))
     with pytest.raises(ArtefactError, match=r"holds no program that jax .* can read"):
@@ -219,7 +222,8 @@ def test_the_verb_writes_it_with_its_reader(
     assert about["calibration"]["temperature"] == 1.7
     with pytest.raises(ConfigError, match="export: is told as in"):
         deploy_verbs.export(Export(str(tmp_path)))
-    with pytest.raises(ConfigError, match="support: must be >= 1"):
-        deploy_verbs.export(Export(str(tmp_path), str(out), support=-1))
+    for support in (-1, 0):
+        with pytest.raises(ConfigError, match=f"support: must be >= 1, got {support}"):
+            deploy_verbs.export(Export(str(tmp_path), str(out), support=support))
     with pytest.raises(ConfigError, match=r"out: .* cannot be written"):
         deploy_verbs.export(Export(str(tmp_path), str(tmp_path / "no" / "x")))
