@@ -19,7 +19,7 @@ from medmeta_jax.deploy import artefact as artefacts, export as exports
 from medmeta_jax.deploy.artefact import ArtefactError
 from medmeta_jax.deploy.model import Model
 from medmeta_jax.deploy.predictor import Predictor
-from medmeta_jax.metrics.calibration import Calibration
+from medmeta_jax.metrics.calibration import Calibration, prediction_sets
 from medmeta_jax.options import Export
 from medmeta_jax.settings import ConfigError, TrainConfig
 
@@ -77,6 +77,34 @@ def test_a_task_tells_the_same(predictor: Predictor, written: Path) -> None:
     assert artefact.class_names == NAMES
     sizes = expected.sets.sum(1)
     assert sizes.min() < sizes.max()  # there is something to be the same in
+
+
+def test_sets_and_distances_are_those_by_hand(predictor: Predictor) -> None:
+    """Sets by the quantile that was fitted; distances from images of the support alone, where one
+    image is what padding is to the network."""
+    model, (given, labels) = predictor.model, images(SUPPORT)
+    others = np.concatenate([images(OTHERS, 1)[0], np.full((1, 8, 8, 1), 102, np.uint8)])
+    task = predictor.adapt(given, labels)
+    told = predictor.predict(task, others, WAYS)
+
+    def seen(some: np.ndarray) -> tuple[jax.Array, np.ndarray]:
+        x = (some.astype(np.float32) / 255 - 0.4) * 2
+        there = np.ones(len(x), bool)
+        adapted = task.adapted
+        features, _ = model.backbone.apply(adapted.params["body"], x, there, adapted.stats)
+        return model.learner.predict(adapted, x, there), np.asarray(features)
+
+    logits, of_others = seen(others)
+    of_support = seen(given)[1]
+    assert model.calibration is not None
+    sets = prediction_sets(model.calibration, np.asarray(logits)[None], np.arange(WAYS)[None])[0]
+    np.testing.assert_array_equal(told.sets, sets)
+    assert 0 < sets.mean() < 1
+    gaps = [np.linalg.norm(of_support - one, axis=-1) for one in of_support]
+    usual = np.median([np.delete(gap, i).min() for i, gap in enumerate(gaps)])
+    away = np.linalg.norm(of_others[:, None] - of_support[None], axis=-1).min(1) / usual
+    np.testing.assert_allclose(told.distance, away, rtol=1e-3)
+    assert told.distance[-1] > 0.1
 
 
 @pytest.mark.parametrize("name", ["anil", "protonet", "r2d2", "protomaml"])
