@@ -137,7 +137,7 @@ def usual_distance(features: Array, there: Array) -> Array:
     """The median over [n, F] that are there of the distance from the nearest other; 1 where there
     is none.
 
-    >>> float(usual_distance(jnp.array([[0.0], [1.0], [3.0], [9.0]]), jnp.arange(4) < 3))
+    >>> float(usual_distance(jnp.array([[0.0], [1.0], [3.0], [0.5]]), jnp.arange(4) < 3))
     1.0
     """
     other = there[:, None] & there & ~jnp.eye(len(there), dtype=bool)
