@@ -58,6 +58,14 @@ def test_mixed_images_lie_between(x64: None) -> None:
         assert y_other[i] == episode.query.y[which]
 
 
+def test_metamix_takes_the_other_image_from_the_support() -> None:
+    episode = make_episode()
+    support = episode.support._replace(mask=episode.support.y == 2)
+    for how, found in (("metamix", {2}), ("mixup", {0, 1, 2})):
+        _, y_other, _ = mixed_queries(how, 1.0, KEY, episode._replace(support=support))
+        assert set(np.asarray(y_other).tolist()) == found
+
+
 def test_a_cut_is_a_box_of_that_share() -> None:
     episode = make_episode(size=16)
     mixed, _, kept = mixed_queries("cutmix", 1.0, KEY, episode)
