@@ -160,16 +160,32 @@ def arguments_of_source(config: TrainConfig) -> dict[str, Any]:
     return configs.filled("read", config.read, known, config.data)
 
 
-def parse_prepare(arguments: list[str]) -> tuple[DataPrepare, dict[str, Any]]:
-    """The verb's options, and those of the source, whose first argument names it."""
+def parse_reading(
+    options: type, verb: str, arguments: list[str], source: str | None
+) -> tuple[Any, dict[str, Any]]:
+    """A verb's options, and those of the source that it reads."""
     known: dict[str, Any] = {}
-    if arguments and not arguments[0].startswith("-"):
+    if source is not None:
         from medmeta_jax.data import sources
 
-        known = sources.options(arguments[0])
-    kind, _ = with_arguments((DataPrepare,), {"read": known} if known else {})
-    given = parse(kind, "data prepare", arguments)
+        known = sources.options(source)
+    kind, _ = with_arguments((options,), {"read": known} if known else {})
+    given = parse(kind, verb, arguments)
     return given, dataclasses.asdict(given.read) if known else {}
+
+
+def value_of(flag: str, arguments: list[str]) -> str | None:
+    """What a flag is given, as `--flag value` or `--flag=value`; None where it is not.
+
+    >>> value_of("--support", ["run", "--support=x"]), value_of("--support", ["--support"])
+    ('x', None)
+    """
+    for place, one in enumerate(arguments):
+        if one.startswith(flag + "="):
+            return one.removeprefix(flag + "=")
+        if one == flag and place + 1 < len(arguments):
+            return arguments[place + 1]
+    return None
 
 
 def run_launch(arguments: list[str]) -> int:
@@ -217,18 +233,26 @@ def run_verb(arguments: list[str]) -> tuple[dict[str, Any], bool]:
     if verb == "launch":
         raise SystemExit(run_launch(rest))
     if verb == "data prepare":
-        asked, how = parse_prepare(rest)
+        first = rest[0] if rest and not rest[0].startswith("-") else None
+        asked, how = parse_reading(DataPrepare, verb, rest, first)
         from medmeta_jax import data_verbs
 
         return data_verbs.data_prepare(asked, how), asked.json
+    if verb == "adapt":
+        asked, how = parse_reading(Adapt, verb, rest, value_of("--support", rest))
+        from medmeta_jax import deploy_verbs
+
+        return deploy_verbs.adapt(asked, how), asked.json
     kinds: dict[str, Any] = {
-        "eval": Eval, "adapt": Adapt, "predict": Predict, "export": Export,
+        "eval": Eval, "predict": Predict, "export": Export,
         "bench methods": BenchMethods,
         "data list": DataList, "data inspect": DataInspect, "data split": DataSplit,
         "doctor": Doctor,
     }  # fmt: skip
     if verb not in kinds:
-        raise ConfigError(f"no verb {verb!r}{suggest(verb, ['train', 'launch', *kinds])}")
+        raise ConfigError(
+            f"no verb {verb!r}{suggest(verb, ['train', 'launch', 'adapt', 'data prepare', *kinds])}"
+        )
     given = parse(kinds[verb], verb, rest)
     if verb == "eval":
         from medmeta_jax import verbs
@@ -236,7 +260,7 @@ def run_verb(arguments: list[str]) -> tuple[dict[str, Any], bool]:
         return verbs.evaluate(
             given.run, shots=given.shots, episodes=given.episodes, baselines_=given.baselines
         ), given.json
-    if verb in ("adapt", "predict", "export"):
+    if verb in ("predict", "export"):
         from medmeta_jax import deploy_verbs
 
         return getattr(deploy_verbs, verb)(given), given.json

@@ -27,22 +27,28 @@ class Eval:
 class Adapt:
     """Adapt a run to a few labelled images, class folders for instance, and write a task.
 
-    Its classes need not be any that the run has seen, and no more of them than its head has ways.
+    Its classes need not be any that the run has seen, and no more of them than its head has ways. A
+    run of masks takes images with masks. What the support's source may be told, such as a plane,
+    are options of their own: medmeta adapt RUN --support DIR --help shows them.
     """
 
     run: str
     """The run directory."""
     support: str | None = None
-    """The labelled images: class folders, or any data set of one class an image. Needed."""
+    """The labelled images: class folders, or any data set of one class an image; for a run of
+    masks, images with masks. Needed."""
     out: str | None = None
     """The file of the task to write. Needed."""
+    structure: str | None = None
+    """Of masks: the value in them that is to be marked, or "any". Default: any but 0."""
     json: bool = False
     """One JSON object on stdout."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Predict:
-    """Tell images by a task that `medmeta adapt` wrote: a table of classes, probabilities and sets.
+    """Tell images by a task that `medmeta adapt` wrote: a table of classes, probabilities and sets,
+    or masks: PNG of pictures, NIfTI of volumes, on their own pixels.
 
     An image whose set holds not one class is not told for certain; its distance is 1 where it is as
     far from the support as that's images are from one another.
@@ -53,7 +59,7 @@ class Predict:
     images: str | None = None
     """An image, a folder of them, or any data set, whose labels are not read. Needed."""
     out: str | None = None
-    """The CSV to write. Needed."""
+    """The CSV to write; of masks, the folder to make. Needed."""
     json: bool = False
     """One JSON object on stdout."""
 

@@ -97,31 +97,59 @@ def tinted(image: np.ndarray, where: np.ndarray, colour: Sequence[int]) -> np.nd
     return found.round().astype(np.uint8)
 
 
-def sheet(shown: Sequence[Shown]) -> Any:
-    """A Pillow image: each query as it is, with its truth, and with what was marked."""
+class Entry(NamedTuple):
+    """A caption, and the pictures [H, W, 3] uint8 below it, of one size."""
+
+    caption: str
+    tiles: Sequence[np.ndarray]
+
+
+def sheet(entries: Sequence[Entry], heading: Sequence[tuple[str, Any]]) -> Any:
+    """A Pillow image of entries, `A_ROW` side by side, below a line of words in their colours."""
     from PIL import Image, ImageDraw
 
-    width, height = 3 * (TILE + GAP) + 4 * GAP, TILE + CAPTION + 2 * GAP
-    rows = -(-len(shown) // A_ROW)
+    tiles = max(len(one.tiles) for one in entries)
+    width, height = tiles * (TILE + GAP) + 4 * GAP, TILE + CAPTION + 2 * GAP
+    rows = -(-len(entries) // A_ROW)
     page = Image.new("RGB", (A_ROW * width + GAP, rows * height + CAPTION), "white")
     draw = ImageDraw.Draw(page)
-    draw.text((GAP, GAP), "each: image, ", fill="black")
-    draw.text((GAP + 78, GAP), "truth, ", fill=TRUTH)
-    draw.text((GAP + 120, GAP), "prediction", fill=TOLD)
-    draw.text((GAP + 190, GAP), "from the worst Dice to the best", fill="black")
-    for place, one in enumerate(shown):
+    along = float(GAP)
+    for words, colour in heading:
+        draw.text((along, GAP), words, fill=colour)
+        along += draw.textlength(words)
+    for place, one in enumerate(entries):
         left, top = place % A_ROW * width + GAP, CAPTION + place // A_ROW * height
-        colour = to_channels(one.image, 3)
-        draw.text((left, top), f"Dice {100 * one.dice:.0f}  {one.structure}"[:60], fill="black")
-        tiles = (colour, tinted(colour, one.truth, TRUTH), tinted(colour, one.told, TOLD))
-        for tile, pixels in enumerate(tiles):
-            # No blending: a pixel's border is the mask's.
-            drawn = Image.fromarray(pixels).resize((TILE, TILE), Image.Resampling.NEAREST)
-            page.paste(drawn, (left + tile * (TILE + GAP), top + CAPTION))
+        draw.text((left, top), one.caption[: 20 * tiles], fill="black")
+        for tile, pixels in enumerate(one.tiles):
+            page.paste(in_tile(pixels), (left + tile * (TILE + GAP), top + CAPTION))
     return page
 
 
-def save(shown: Sequence[Shown], path: Path) -> None:
-    """Write the sheet as PNG; its folder is made."""
+def in_tile(pixels: np.ndarray) -> Any:
+    """A picture [H, W, 3] uint8 as one of `TILE` pixels; small ones without blending, since a
+    pixel's border is the mask's."""
+    from PIL import Image, ImageOps
+
+    smooth = max(pixels.shape[:2]) > TILE
+    how = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
+    return ImageOps.pad(Image.fromarray(pixels), (TILE, TILE), how, color="white")
+
+
+def of_shown(shown: Sequence[Shown]) -> Any:
+    """A Pillow image: each query as it is, with its truth, and with what was marked."""
+    entries = []
+    for one in shown:
+        colour = to_channels(one.image, 3)
+        tiles = colour, tinted(colour, one.truth, TRUTH), tinted(colour, one.told, TOLD)
+        entries.append(Entry(f"Dice {100 * one.dice:.0f}  {one.structure}", tiles))
+    heading = (
+        ("each: image, ", "black"), ("truth, ", TRUTH), ("prediction ", TOLD),
+        ("from the worst Dice to the best", "black"),
+    )  # fmt: skip
+    return sheet(entries, heading)
+
+
+def save(page: Any, path: Path) -> None:
+    """Write a sheet as PNG; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet(shown).save(path)
+    page.save(path)

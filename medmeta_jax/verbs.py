@@ -299,7 +299,7 @@ def evaluate_run(
         try:
             runs.write_json(run.calibration, honest)
             if experiment.kind in (MASKS, LESIONS):
-                overlays.save(shown(experiment, predictions), run.overlays)
+                overlays.save(overlays.of_shown(shown(experiment, predictions)), run.overlays)
                 console.say(f"overlays   {run.overlays}")
             runs.write_json(run.summary, summary)
         except OSError as error:

@@ -98,9 +98,12 @@ ALLOWED = {
     },
     "deploy": {
         "types", "config", "settings", "weights", "data", "experiment", "labels", "metrics",
-        "runs",
+        "overlays", "runs",
     },
-    "deploy_verbs": {"config", "console", "data", "deploy", "options", "runs", "settings", "verbs"},
+    "deploy_verbs": {
+        "config", "console", "data", "deploy", "labels", "options", "overlays", "runs", "settings",
+        "verbs",
+    },
     "options": set(),
     "doctor": {"console", "runs", "data"},
     "data_verbs": {"config", "settings", "console", "data", "options"},

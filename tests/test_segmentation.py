@@ -128,7 +128,7 @@ def test_overlays_show_what_was_predicted(
         assert (pixels == one.image).all((1, 2, 3)).any()
         both = 2 * (one.truth & one.told).sum() / (one.truth.sum() + one.told.sum())
         assert both == pytest.approx(one.dice)
-    overlays.save(shown, tmp_path / "plots" / "overlays.png")
+    overlays.save(overlays.of_shown(shown), tmp_path / "plots" / "overlays.png")
     with Image.open(tmp_path / "plots" / "overlays.png") as page:
         drawn = np.asarray(page)
     for colour in (overlays.TRUTH, overlays.TOLD):

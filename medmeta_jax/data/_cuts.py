@@ -188,6 +188,16 @@ def draw(values: np.ndarray, axis: int, place: int) -> np.ndarray:
     return np.take(values, place, axis)[::-1, ::-1].T
 
 
+def undrawn(picture: np.ndarray) -> np.ndarray:
+    """What `draw` was of, [h, w] as a slice of [x, y, z] along the axis.
+
+    >>> volume = np.arange(24).reshape(2, 3, 4)
+    >>> bool((undrawn(draw(volume, 1, 2)) == volume[:, 2]).all())
+    True
+    """
+    return picture.T[::-1, ::-1]
+
+
 def stacked(values: np.ndarray, axis: int) -> np.ndarray:
     """All slices of [x, y, z] along an axis, as `draw` gives each: [d, h, w]."""
     slices = np.moveaxis(values, axis, 0)

@@ -11,6 +11,10 @@ medmeta_artefact.py, and neither that copy nor the artefact needs medmeta_jax.
 
 or, for a table: python medmeta_artefact.py cells.medmeta images.npy told.csv
 
+Where it is of masks, `adapt` takes [n, *spatial] of what is marked (not 0) in place of labels, and
+`predict` gives probabilities of each pixel: python medmeta_artefact.py parts.medmeta images.npy
+marked.npy
+
 Images are uint8 [n, *spatial, channels] of the artefact's size; how others are brought to it is in
 `artefact.about["preprocessing"]`. What is done to intensities, the network, the calibration and the
 sets are in the programs, which hold code for CPU and for CUDA.
@@ -55,6 +59,14 @@ class Told(NamedTuple):
     distance: np.ndarray
 
 
+class Marked(NamedTuple):
+    """Of each of n images: how likely each pixel is of what is marked [n, *spatial], and its
+    distance from the support [n], not a number by a network without features of an image."""
+
+    probabilities: np.ndarray
+    distance: np.ndarray
+
+
 class Task(NamedTuple):
     """What `Artefact.adapt` found: arrays by name, and the classes."""
 
@@ -79,8 +91,8 @@ def padded(x: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([x, np.zeros((size - len(x), *x.shape[1:]), x.dtype)])
 
 
-def in_batches(tell: Callable[[Any, Any], Any], images: np.ndarray, ways: int) -> Told:
-    """`tell`(images [m, ...], there [m]) over all images [n, ...]; of the first `ways`.
+def in_batches(tell: Callable[[Any, Any], Any], images: np.ndarray) -> list[np.ndarray]:
+    """What `tell`(images [m, ...], there [m]) gives, a tuple of [m, ...], over all images [n, ...].
 
     A single image is told by itself, others `BATCH` at once, so that there are two programs.
     """
@@ -90,7 +102,12 @@ def in_batches(tell: Callable[[Any, Any], Any], images: np.ndarray, ways: int) -
         size = BATCH if len(some) > 1 else 1
         found = tell(padded(some, size), np.arange(size) < len(some))
         parts.append([np.asarray(part)[: len(some)] for part in found])
-    p, sets, distance = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return [np.concatenate(part) for part in zip(*parts, strict=True)]
+
+
+def told(parts: list[np.ndarray], ways: int) -> Told:
+    """What a program tells of images, of the first `ways` classes."""
+    p, sets, distance = parts
     return Told(p[:, :ways], sets[:, :ways], distance)
 
 
@@ -147,27 +164,29 @@ class Artefact:
             else:
                 self._arrays[name] = jnp.asarray(array)
 
-    def adapt(self, images: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> Task:
-        """Adapt to images [n, *spatial, channels] uint8 with labels [n], places in the names."""
+    def adapt(
+        self, images: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...] = ()
+    ) -> Task:
+        """Adapt to images [n, *spatial, channels] uint8 with labels [n], places in the names; or to
+        what is marked in them [n, *spatial], which takes no names."""
         if "adapt" not in self._programs:
             raise ArtefactError("this artefact is of a task: it is adapted already; predict")
-        size, most = self.about["slots"], self.about["outputs"]
-        labels = np.asarray(labels, np.int32)
+        size = self.about["slots"]
         self._check(images)
         if len(images) > size:
             raise ArtefactError(f"takes a support of up to {size} images, got {len(images)}")
-        if labels.shape != (len(images),) or len(class_names) > most:
-            raise ArtefactError(
-                f"needs a label for each of {len(images)} images and up to {most} class names, "
-                f"got {labels.shape} and {len(class_names)}"
-            )
-        if len(labels) and not 0 <= labels.min() <= labels.max() < len(class_names):
-            raise ArtefactError(f"labels must be places in {len(class_names)} class names")
+        labels = np.asarray(labels)
+        if self._of_masks:
+            if labels.shape != images.shape[:-1]:
+                raise ArtefactError(f"needs masks {images.shape[:-1]}, got {labels.shape}")
+            labels = labels != 0
+        else:
+            self._check_labels(images, labels, len(class_names))
         there = np.arange(size) < len(images)
-        given = padded(images, size), padded(labels, size), there
+        given = padded(images, size), padded(labels.astype(np.int32), size), there
         return Task(self._programs["adapt"](self._arrays, *given), tuple(class_names))
 
-    def predict(self, images: np.ndarray, task: Task | None = None) -> Told:
+    def predict(self, images: np.ndarray, task: Task | None = None) -> Told | Marked:
         """Tell images [n, *spatial, channels] uint8, by its own task or the one given."""
         self._check(images)
         if (task is None) == ("adapt" in self._programs):
@@ -176,12 +195,27 @@ class Artefact:
             )
         arrays, names = task or Task(self._arrays, self.class_names)
         program = self._programs["predict"]
-        return in_batches(lambda x, there: program(arrays, x, there), images, len(names))
+        parts = in_batches(lambda x, there: program(arrays, x, there), images)
+        return Marked(*parts) if self._of_masks else told(parts, len(names))
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """Of an artefact of a task."""
         return tuple(self.about["classes"])
+
+    @property
+    def _of_masks(self) -> bool:
+        return bool(self.about["labels"] == "masks")
+
+    def _check_labels(self, images: np.ndarray, labels: np.ndarray, ways: int) -> None:
+        most = self.about["outputs"]
+        if labels.shape != (len(images),) or ways > most:
+            raise ArtefactError(
+                f"needs a label for each of {len(images)} images and up to {most} class names, "
+                f"got {labels.shape} and {ways}"
+            )
+        if len(labels) and not 0 <= labels.min() <= labels.max() < ways:
+            raise ArtefactError(f"labels must be places in {ways} class names")
 
     def _check(self, images: np.ndarray) -> None:
         wanted = tuple(self.about["image"])
@@ -225,17 +259,21 @@ def as_csv(names: list[str], class_names: tuple[str, ...], told: Told) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """python medmeta_artefact.py ARTEFACT IMAGES.npy OUT.csv."""
+    """python medmeta_artefact.py ARTEFACT IMAGES.npy OUT.csv (of masks: OUT.npy)."""
     if len(arguments) != 3:
         raise SystemExit(main.__doc__)
     path, images, out = arguments
     try:
         artefact = read(path)
-        told = artefact.predict(np.load(images, allow_pickle=False))
+        found = artefact.predict(np.load(images, allow_pickle=False))
+        if isinstance(found, Marked):
+            with Path(out).open("wb") as handle:
+                np.save(handle, found.probabilities)
+            return
+        names = [str(i) for i in range(len(found.probabilities))]
+        Path(out).write_text(as_csv(names, artefact.class_names, found), encoding="utf-8")
     except (ArtefactError, OSError, ValueError) as error:
         raise SystemExit(f"{error}") from None
-    names = [str(i) for i in range(len(told.probabilities))]
-    Path(out).write_text(as_csv(names, artefact.class_names, told), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ from medmeta_jax.deploy.model import Model, image_shape
 from medmeta_jax.deploy.predictor import (
     Task,
     adapted,
+    program_of,
     shape_of_task,
     support_shapes,
-    tell,
 )
 from medmeta_jax.types import Array, PyTree
 
@@ -44,10 +44,11 @@ def artefact(
     of up to `support` images, padded to that many."""
     names = prefixed(PARAMS, model.params)
     like = shape_of_task(model, support) if task is None else task
-    of_task = prefixed(TASK, like)
+    of_task, told_by = prefixed(TASK, like), program_of(model)
 
     def predict(arrays: dict[str, Array], images: Array, there: Array) -> tuple[Array, ...]:
-        return tell(model, filled(of_task, arrays), images, there)
+        found: tuple[Array, ...] = told_by(model, filled(of_task, arrays), images, there)
+        return found
 
     def adapt(arrays: dict[str, Array], *given: Array) -> dict[str, Array]:
         return by_name(of_task, adapted(model, filled(names, arrays), *given))
@@ -65,8 +66,9 @@ def artefact(
     programs["predict"] = lowered(predict, held, images, jax.ShapeDtypeStruct((n,), jnp.bool_))
     arrays |= {PROGRAM + name: program for name, program in programs.items()}
     said = {
-        "image": list(image_shape(model)), "outputs": model.outputs, "slots": support,
-        "weights": kind, "platforms": list(PLATFORMS), "preprocessing": preprocessing(model),
+        "image": list(image_shape(model)), "labels": model.kind.name, "outputs": model.outputs,
+        "slots": support, "weights": kind, "platforms": list(PLATFORMS),
+        "preprocessing": preprocessing(model),
     }  # fmt: skip
     return packed(arrays, {**about, **said})
 

@@ -16,20 +16,21 @@ import numpy as np
 from medmeta_jax import config as configs, weights
 from medmeta_jax.data.pool import Scaling
 from medmeta_jax.experiment import Experiment, make_backbone, make_learner, run_weights
-from medmeta_jax.labels import CLASSES, GRADES
+from medmeta_jax.labels import CLASSES, GRADES, MASKS, Kind
 from medmeta_jax.metrics.calibration import Calibration
 from medmeta_jax.runs import Run, RunError
 from medmeta_jax.settings import ConfigError, TrainConfig
 from medmeta_jax.types import Array, Backbone, MetaLearner, Params
 
-KINDS = {kind.name: kind for kind in (CLASSES, GRADES)}
+KINDS = {kind.name: kind for kind in (CLASSES, GRADES, MASKS)}
 
 
 class Model(NamedTuple):
     """What adapts and predicts.
 
     spatial: the axes of an image, all of `config.image_size`. tasks: what it was calibrated on, as
-    {"ways", "shots"}. calibration: None where the run has none.
+    {"ways", "shots"}. calibration: None where the run has none. kind: of its labels; of masks, the
+    outputs are not marked and marked.
     """
 
     config: TrainConfig
@@ -41,6 +42,7 @@ class Model(NamedTuple):
     outputs: int
     calibration: Calibration | None
     tasks: dict[str, Any]
+    kind: Kind = CLASSES
 
 
 def model_facts(experiment: Experiment) -> dict[str, Any]:
@@ -60,17 +62,13 @@ def model_facts(experiment: Experiment) -> dict[str, Any]:
 
 
 def load(run: Run, ways: int) -> Model:
-    """A run's model, for tasks of so many ways.
+    """A run's model, for tasks of so many ways; 0: as many as it was trained for.
 
     Raises RunError where the run does not hold what is needed, and ConfigError where it is of what
     cannot be deployed, or its head has fewer ways.
     """
     found = read_facts(run)
-    kind = KINDS.get(found["labels"])
-    if kind is None:
-        raise ConfigError(
-            f"{run.folder}: learned {found['labels']}; adapt takes runs of {' and '.join(KINDS)}"
-        )
+    kind = kind_of_run(run, found)
     if found["covariates"] or found["modalities"]:
         raise ConfigError(f"{run.folder}: takes more than an image (covariates, modalities)")
     config = configs.check(configs.load(None, str(run.config)))
@@ -102,8 +100,18 @@ def load(run: Run, ways: int) -> Model:
     params = weights.put(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like), given)
     return Model(
         config, learner, backbone, params, scaling, found["spatial"], outputs,
-        read_calibration(run), found["tasks"],
+        read_calibration(run), found["tasks"], kind,
     )  # fmt: skip
+
+
+def kind_of_run(run: Run, found: dict[str, Any]) -> Kind:
+    """What the labels of a run are, by its facts (ConfigError where it cannot be put to use)."""
+    kind = KINDS.get(found["labels"])
+    if kind is None:
+        raise ConfigError(
+            f"{run.folder}: learned {found['labels']}; adapt takes runs of {', '.join(KINDS)}"
+        )
+    return kind
 
 
 def lowest(value: Any) -> int:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from medmeta_jax import cli, deploy_verbs, runs, verbs
 from medmeta_jax.data.samples import DataError
-from medmeta_jax.deploy import model as models, task_file
+from medmeta_jax.deploy import marking, model as models, task_file
 from medmeta_jax.deploy.predictor import Predictor
 from medmeta_jax.metrics.pooled import softmax
 from medmeta_jax.options import Adapt, Predict
@@ -96,8 +96,8 @@ def test_images_are_told_by_files_alone(task: Path, tmp_path: Path) -> None:
     arrays, about = task_file.read(task)
     model = models.load(runs.existing(about["run"]), 3)
     kept = task_file.task_of(model, arrays, about, task)
-    _, images = deploy_verbs.unlabelled(str(tmp_path), 8, 1)
-    x = as_trained_on(model, images)
+    _, images = deploy_verbs.unlabelled(str(tmp_path), about)
+    x = as_trained_on(model, marking.fitting(model, images))
     logits = np.asarray(model.learner.predict(kept.adapted, x, np.ones(20, bool)))
     assert model.calibration is not None
     expected = softmax(logits, model.calibration.temperature)
@@ -190,7 +190,7 @@ def test_a_run_of_another_kind_or_of_before_is_refused(run: str, tmp_path: Path)
     with pytest.raises(RunError, match=r"model\.json: missing"):
         models.load(other, 3)
     for change, message in (
-        ({"labels": "masks"}, "learned masks; adapt takes runs of classes and grades"),
+        ({"labels": "values"}, "learned values; adapt takes runs of classes, grades, masks"),
         ({"covariates": ["age"]}, "takes more than an image"),
     ):
         other.model.write_text(json.dumps({**found, **change}))
