@@ -1,14 +1,12 @@
 """`medmeta bench methods`: run the protocol into a folder, one row at a time, and tabulate.
 
-The folder holds plan.json, rows/, and after every row results.json, results.csv and
-results.md; with matplotlib also results.png. Called again with the same plan it goes on
-where it was.
+The folder holds plan.json, rows/, and after every row results.json, results.csv, results.md and
+results.png. Called again with the same plan it goes on where it was.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -83,8 +81,7 @@ def tabulate(folder: Path, found: list[dict[str, Any]], reference: str) -> None:
     write_json(folder / "results.json", {"results": found})
     write_whole(folder / "results.csv", standings.as_csv(found, reference))
     write_whole(folder / "results.md", standings.markdown(found, reference) + "\n")
-    if importlib.util.find_spec("matplotlib"):
-        standings.plot(found, folder / "results.png")
+    standings.plot(found, folder / "results.png")
 
 
 def bench_methods(

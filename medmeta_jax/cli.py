@@ -32,6 +32,7 @@ from medmeta_jax.options import (
     Export,
     Launch,
     Predict,
+    Report,
     TrainFlags,
 )
 from medmeta_jax.settings import ConfigError, TrainConfig
@@ -45,6 +46,7 @@ USAGE = """usage: medmeta VERB [options]
   train             meta-train, evaluate on unseen classes, write a run directory
   launch            train in several processes of this machine
   eval RUN          judge a run again
+  report RUN...     one page of a run, or of several side by side
   adapt RUN         adapt a run to a few labelled images
   predict TASK      tell images by what was adapted
   export TASK|RUN   one file that runs with jax and numpy alone
@@ -206,6 +208,21 @@ def run_launch(arguments: list[str]) -> int:
     return launch.launch(given.processes, after)
 
 
+def run_report(given: Report) -> dict[str, Any]:
+    """`report RUN... --out FILE`."""
+    if not given.runs:
+        raise ConfigError("report: name a run, as in: medmeta report runs/RUN")
+    if len(given.runs) > 1 and given.out is None:
+        raise ConfigError("out: several runs have no folder in common; say where, as --out R.html")
+    from medmeta_jax import console
+    from medmeta_jax.report import _make as report
+
+    where, plots = report.make(given.runs, None if given.out is None else Path(given.out))
+    console.say(f"report     {where}")
+    console.say(f"plots      {plots}, each as PNG and SVG with its CSV")
+    return {"report": str(where), "plots": str(plots)}
+
+
 def run_verb(arguments: list[str]) -> tuple[dict[str, Any], bool]:
     """The verb's result, and whether it is wanted as JSON."""
     verb, rest = arguments[0], arguments[1:]
@@ -244,7 +261,7 @@ def run_verb(arguments: list[str]) -> tuple[dict[str, Any], bool]:
 
         return deploy_verbs.adapt(asked, how), asked.json
     kinds: dict[str, Any] = {
-        "eval": Eval, "predict": Predict, "export": Export,
+        "eval": Eval, "report": Report, "predict": Predict, "export": Export,
         "bench methods": BenchMethods,
         "data list": DataList, "data inspect": DataInspect, "data split": DataSplit,
         "doctor": Doctor,
@@ -260,6 +277,8 @@ def run_verb(arguments: list[str]) -> tuple[dict[str, Any], bool]:
         return verbs.evaluate(
             given.run, shots=given.shots, episodes=given.episodes, baselines_=given.baselines
         ), given.json
+    if verb == "report":
+        return run_report(given), given.json
     if verb in ("predict", "export"):
         from medmeta_jax import deploy_verbs
 

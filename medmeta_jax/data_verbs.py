@@ -3,7 +3,6 @@ returns its `--json` object."""
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,6 @@ def data_inspect(given: DataInspect) -> dict[str, Any]:
     with a folder to write to, a contact sheet and a histogram too; with a table of covariates, how
     it fits."""
     source, out = given.source, given.out
-    if out is not None and not importlib.util.find_spec("matplotlib"):
-        raise ConfigError("out: pictures need matplotlib: pip install 'medmeta_jax[notebooks]'")
     listed = sources.catalogue(source)
     if given.covariates is not None:
         covariates.read(Path(given.covariates))  # a damaged table is refused before the long look

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from medmeta_jax import overlays
-from medmeta_jax.augment._policy import magnitudes, shares
 from medmeta_jax.baselines import GLOBAL, places_of
 from medmeta_jax.evaluation import Predictions, Scores
-from medmeta_jax.experiment import Experiment, policy_ops
+from medmeta_jax.experiment import Experiment
 from medmeta_jax.labels import (
     MASKS,
     OBJECTS,
@@ -27,7 +26,6 @@ from medmeta_jax.metrics.classification import confusion, pool_confusion, quadra
 from medmeta_jax.metrics.objects import curve_over_groups
 from medmeta_jax.metrics.pooled import over_blocks
 from medmeta_jax.metrics.values import errors
-from medmeta_jax.types import Params
 
 
 def details(experiment: Experiment, scores: Scores) -> dict[str, Any]:
@@ -38,19 +36,6 @@ def details(experiment: Experiment, scores: Scores) -> dict[str, Any]:
         "values": by_value(experiment, predictions),
         "structures": by_structure(experiment, predictions),
         "objects": by_object(experiment, scores),
-    }
-
-
-def by_policy(experiment: Experiment, params: Params) -> dict[str, Any]:
-    """A learned augmentation: "share", how often each op is drawn, and "none", and "magnitude", of
-    each op, with its "default". Empty where none was learned."""
-    if not experiment.config.policy:
-        return {}
-    ops, policy = policy_ops(experiment.config), params["policy"]
-    return {
-        "share": {name: float(share) for name, share in shares(policy).items()},
-        "magnitude": {name: float(size) for name, size in magnitudes(policy, ops).items()},
-        "default": {name: op.default for name, op in ops.items()},
     }
 
 

@@ -327,3 +327,19 @@ def identity(experiment: Experiment) -> dict[str, Any]:
         side: {"classes": list(split.classes[side]), "images": pool_hash(split.pools[side])}
         for side in SIDES
     }
+
+
+def counts(experiment: Experiment) -> dict[str, Any]:
+    """How many images, groups (None where none are known) and images of each class a side has."""
+    split, found = experiment.split, {}
+    for side in SIDES:
+        pool = split.pools[side]
+        groups = None if split.ungrouped else len(np.unique(np.asarray(pool.group)))
+        images = np.asarray(pool.counts).tolist()
+        found[side] = {
+            "images": len(pool.same),
+            "groups": groups,
+            "hash": pool_hash(pool),
+            "classes": dict(zip(split.classes[side], images, strict=True)),
+        }
+    return {"sides": found}

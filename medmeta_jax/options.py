@@ -82,6 +82,19 @@ class Export:
 
 
 @dataclasses.dataclass(frozen=True)
+class Report:
+    """One HTML file of a run or of several side by side, that needs no network; plots as PNG and
+    SVG, with the CSV behind each, beside it."""
+
+    runs: tuple[str, ...]
+    """Run directories."""
+    out: str | None = None
+    """The file to write. Default: report.html in the run; of several runs it is needed."""
+    json: bool = False
+    """One JSON object on stdout."""
+
+
+@dataclasses.dataclass(frozen=True)
 class BenchMethods:
     """Compare methods on the same data, budget and episodes; goes on where it was stopped."""
 

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from medmeta_jax import baselines, parallel, processes, train, weights
+from medmeta_jax.augment._policy import magnitudes, shares
 from medmeta_jax.checkpoint import Checkpoints
 from medmeta_jax.evaluation import evaluate
-from medmeta_jax.experiment import Experiment, with_augmentation
+from medmeta_jax.experiment import Experiment, policy_ops, with_augmentation
 from medmeta_jax.runs import Run
 from medmeta_jax.types import MetaLearner, Params
 
@@ -126,6 +127,9 @@ def train_run(
 def record_of(report: train.Report, experiment: Experiment) -> dict[str, Any]:
     """One line of metrics.jsonl."""
     steps, kind = len(report.metrics.loss), experiment.kind
+    learned = {}
+    if experiment.config.policy and report.progress is not None:
+        learned = {"policy": by_policy(experiment, report.progress.state.params)}
     return {
         "step": report.step,
         "loss": float(report.metrics.loss.mean()),
@@ -133,6 +137,20 @@ def record_of(report: train.Report, experiment: Experiment) -> dict[str, Any]:
         "grad_norm": float(report.metrics.grad_norm.mean()),
         f"valid_{kind.chosen_by}": report.valid,
         "episodes_per_s": steps * experiment.config.meta_batch / report.seconds,
+        **learned,
+    }
+
+
+def by_policy(experiment: Experiment, params: Params) -> dict[str, Any]:
+    """A learned augmentation: "share", how often each op is drawn, and "none", and "magnitude", of
+    each op, with its "default". Empty where none was learned."""
+    if not experiment.config.policy:
+        return {}
+    ops, policy = policy_ops(experiment.config), params["policy"]
+    return {
+        "share": {name: float(share) for name, share in shares(policy).items()},
+        "magnitude": {name: float(size) for name, size in magnitudes(policy, ops).items()},
+        "default": {name: op.default for name, op in ops.items()},
     }
 
 

@@ -1,8 +1,10 @@
-"""A run directory: config.yaml, split.json, model.json, env.json, metrics.jsonl, checkpoints/,
-calibration.json, plots/, summary.json."""
+"""A run directory: config.yaml, split.json, data.json, model.json, env.json, metrics.jsonl,
+checkpoints/, calibration.json, scores.csv, plots/, summary.json, report.html."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import platform
@@ -10,6 +12,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,12 +30,18 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.config = folder / "config.yaml"
+        self.environment = folder / "env.json"
         self.split = folder / "split.json"
+        self.data = folder / "data.json"  # counts of images, groups and classes
         self.model = folder / "model.json"  # what putting it to use takes of its data
         self.metrics = folder / "metrics.jsonl"
         self.summary = folder / "summary.json"
         self.calibration = folder / "calibration.json"
-        self.overlays = folder / "plots" / "overlays.png"  # of masks
+        self.scores = folder / "scores.csv"  # of each row, on each meta-test episode
+        self.plots = folder / "plots"
+        self.sheet = self.plots / "data.png"
+        self.overlays = self.plots / "overlays.png"  # of masks
+        self.episodes = self.plots / "episodes.png"  # of classes
         self.checkpoints = folder / "checkpoints"
         self.weights = folder / "init.npz"  # where --init-from gave any
 
@@ -69,6 +78,14 @@ def write_whole(path: Path, content: str | bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole; not-a-number is refused, since JSON has none."""
     write_whole(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, columns: Mapping[str, Any]) -> None:
+    """Write columns of numbers [n] by their names, whole, to all their digits."""
+    lines = [list(columns), *zip(*columns.values(), strict=True)]
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(lines)
+    write_whole(path, out.getvalue())
 
 
 def write_config(run: Run, config: dict[str, Any]) -> None:
@@ -109,7 +126,7 @@ def create(name: str, config: dict[str, Any]) -> Run:
         run = Run(folder)
         try:
             write_config(run, config)
-            write_json(folder / "env.json", environment())
+            write_json(run.environment, environment())
         except OSError as error:
             for path in folder.iterdir():
                 path.unlink()
@@ -143,6 +160,16 @@ def environment() -> dict[str, Any]:
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "git": git_state(),
     }
+
+
+def peak_mb() -> float | None:
+    """The most memory that this process has held, in MB; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return held / 2**20 if sys.platform == "darwin" else held / 2**10
 
 
 def versions() -> dict[str, str]:

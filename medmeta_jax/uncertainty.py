@@ -147,4 +147,9 @@ def report(calibration: Calibration, predictions: Predictions) -> dict[str, Any]
     plain = calibration._asdict()
     # JSON has no infinity: without a quantile the set is every way.
     plain["quantile"] = None if np.isinf(calibration.quantile) else calibration.quantile
+    logits, y, mask, _ = as_questions(predictions)
+    plain["reliability"] = {
+        name: sets.reliability(softmax(logits, temperature), y, mask)
+        for name, temperature in (("as_is", 1.0), ("calibrated", calibration.temperature))
+    }
     return {**plain, "meta_test": judged(calibration, predictions)}

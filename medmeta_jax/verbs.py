@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -23,16 +23,19 @@ from medmeta_jax import (
     processes,
     running,
     runs,
+    sheets,
     uncertainty,
 )
 from medmeta_jax.checkpoint import SaveError
+from medmeta_jax.console import percent
 from medmeta_jax.data.anatomy import cache_folder
 from medmeta_jax.data.samples import DataError
 from medmeta_jax.data.splits import SIDES
 from medmeta_jax.deploy.model import model_facts
-from medmeta_jax.details import by_patient, by_policy, details, shown
+from medmeta_jax.details import by_patient, details, shown
 from medmeta_jax.experiment import Experiment
 from medmeta_jax.labels import LESIONS, MASKS
+from medmeta_jax.report import _make as report
 from medmeta_jax.runs import Run
 from medmeta_jax.settings import ConfigError, TrainConfig
 from medmeta_jax.train import NonFiniteError
@@ -110,7 +113,10 @@ def new_run(experiment: Experiment) -> Run:
     if processes.is_first():
         made = runs.create(f"{config.algorithm}-{Path(config.data).stem}", plain_config(config))
         runs.write_json(made.split, identity)
+        runs.write_json(made.data, experiments.counts(experiment))
         runs.write_json(made.model, model_facts(experiment))
+        if (page := sheets.of_data(experiment.split)) is not None:
+            overlays.save(page, made.sheet)
         folder = str(made.folder)
     return Run(Path(processes.text_from_first(folder)))
 
@@ -257,6 +263,35 @@ def stop_if_told(stop: Stop, run: Run | None) -> None:
         raise Stopped("" if console.Voice.muted else again)
 
 
+class Judged(NamedTuple):
+    """The rows as results, the learner's own first; of each row its main score [E], and of patients
+    its means; the first row itself."""
+
+    results: list[dict[str, Any]]
+    scores: dict[str, np.ndarray]
+    means: dict[str, np.ndarray]
+    first: baselines.Row
+
+
+def judge_rows(experiment: Experiment, run: Run | None, params: Any, told_to_stop: Stop) -> Judged:
+    """Judge every row, saying how each does."""
+    task = running.task_of(experiment)
+    facts, groups = running.facts(experiment, task), baselines.query_groups(task)
+    results: list[dict[str, Any]] = []
+    first, scores, means = None, {}, {}
+    for row in running.judge(experiment, params, told_to_stop):
+        first = first or row
+        scores[row.learner] = row.scores.main
+        if groups is not None and experiment.config.task == "patient":
+            means[row.learner] = baselines.patient_means(row.scores, groups)
+        results.append(baselines.result(row, first, facts, groups))
+        main = percent(results[-1][experiment.kind.columns[0]])
+        console.say(f"evaluated  {row.learner}: {main}")
+        stop_if_told(told_to_stop, run)
+    assert first is not None  # `judge` yields the learner's own row, whatever else
+    return Judged(results, scores, means, first)
+
+
 def evaluate_run(
     experiment: Experiment,
     run: Run | None,
@@ -266,29 +301,18 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """The table of a trained learner; written into the run where one is given."""
     began = time.perf_counter()
-    task = running.task_of(experiment)
-    facts, groups = running.facts(experiment, task), baselines.query_groups(task)
-    main = experiment.kind.columns[0]
-    found: list[dict[str, Any]] = []
-    first, means = None, {}
-    for row in running.judge(experiment, params, told_to_stop):
-        first = first or row
-        if groups is not None and experiment.config.task == "patient":
-            means[row.learner] = baselines.patient_means(row.scores, groups)
-        found.append(baselines.result(row, first, facts, groups))
-        console.say(f"evaluated  {row.learner}: {console.percent(found[-1][main])}")
-        stop_if_told(told_to_stop, run)
-    assert first is not None  # `judge` yields the learner's own row, whatever else
-    predictions = first.scores.predictions
-    honest = uncertainty.of_run(experiment, params, predictions)
+    judged = judge_rows(experiment, run, params, told_to_stop)
+    scores = judged.first.scores
+    honest = uncertainty.of_run(experiment, params, scores.predictions)
     seconds = {**seconds, "eval": time.perf_counter() - began}
     summary = {
-        "results": found,
+        "results": judged.results,
         "calibration": honest,
-        **details(experiment, first.scores),
-        "patients": by_patient(means),
-        "policy": by_policy(experiment, params),
+        **details(experiment, scores),
+        "patients": by_patient(judged.means),
+        "policy": running.by_policy(experiment, params),
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        "peak_mb": runs.peak_mb(),
         "device": jax.devices()[0].device_kind,
         "versions": runs.versions(),
         "run": str(run.folder) if run else None,
@@ -296,15 +320,27 @@ def evaluate_run(
     if not processes.is_first():
         return {}
     if run is not None:
-        try:
-            runs.write_json(run.calibration, honest)
-            if experiment.kind in (MASKS, LESIONS):
-                overlays.save(overlays.of_shown(shown(experiment, predictions)), run.overlays)
-                console.say(f"overlays   {run.overlays}")
-            runs.write_json(run.summary, summary)
-        except OSError as error:
-            raise RunFailed(f"{run.folder}: cannot be written ({error.strerror})") from None
+        leave(experiment, run, judged, summary)
     return summary
+
+
+def leave(experiment: Experiment, run: Run, judged: Judged, summary: dict[str, Any]) -> None:
+    """Write what a run came to: last its summary, by which it is complete, and its report."""
+    scores = judged.first.scores
+    try:
+        runs.write_json(run.calibration, summary["calibration"])
+        runs.write_csv(run.scores, judged.scores)
+        if experiment.kind in (MASKS, LESIONS):
+            page = overlays.of_shown(shown(experiment, scores.predictions))
+            overlays.save(page, run.overlays)
+            console.say(f"overlays   {run.overlays}")
+        if (page := sheets.of_episodes(experiment, scores)) is not None:
+            overlays.save(page, run.episodes)
+        runs.write_json(run.summary, summary)
+    except OSError as error:
+        raise RunFailed(f"{run.folder}: cannot be written ({error.strerror})") from None
+    where, _ = report.make([str(run.folder)])
+    console.say(f"report     {where}")
 
 
 def evaluate(

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import pytest
 
-from medmeta_jax import details, experiment as experiments, running, tables
+from medmeta_jax import experiment as experiments, running, tables
 from medmeta_jax.config import check
 from medmeta_jax.settings import ConfigError, TrainConfig
 
@@ -32,11 +32,11 @@ def test_from_a_configuration_to_a_table(tmp_path: Path) -> None:
         before = running.initial_progress(made, made.training).state.params
         after = running.fit_quietly(made, step).state.params
         assert [row.learner for row in running.judge(made, after)] == ["anil"]
-    old, new = (details.by_policy(made, params) for params in (before, after))
+    old, new = (running.by_policy(made, params) for params in (before, after))
     assert new["default"] == {"noise": 0.1, "brighten": 0.3}
     assert sum(new["share"].values()) == pytest.approx(1)
     assert new["magnitude"] != old["magnitude"], "they are learned"
-    assert details.by_policy(made._replace(config=dataclasses.replace(config, policy=())), {}) == {}
+    assert running.by_policy(made._replace(config=dataclasses.replace(config, policy=())), {}) == {}
     out = io.StringIO()
     print("\n".join(tables.policy_lines(new)), file=out)
     assert "noise" in out.getvalue()

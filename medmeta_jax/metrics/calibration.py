@@ -41,6 +41,28 @@ class Calibration(NamedTuple):
     tasks: tuple[int, int]
 
 
+def reliability(p: np.ndarray, y: np.ndarray, mask: np.ndarray, bins: int = 10) -> list[dict]:
+    """Of the queries [E, n] told with probabilities [E, n, ways], by that of the way they are taken
+    for, in so many equal parts from 0 to 1: the mean "confidence", the "accuracy", the "count".
+
+    Parts without a query are left out.
+
+    >>> p = np.asarray([[[0.9, 0.1], [0.2, 0.8]]])
+    >>> reliability(p, np.zeros((1, 2), int), np.asarray([[True, False]]))
+    [{'confidence': 0.9, 'accuracy': 1.0, 'count': 1}]
+    """
+    told, right = p[mask].max(-1), p[mask].argmax(-1) == y[mask]
+    part = np.minimum((told * bins).astype(int), bins - 1)
+    return [
+        {
+            "confidence": float(told[part == one].mean()),
+            "accuracy": float(right[part == one].mean()),
+            "count": int((part == one).sum()),
+        }
+        for one in np.unique(part)
+    ]
+
+
 def fit_temperature(logits: np.ndarray, y: np.ndarray, mask: np.ndarray) -> float:
     """The temperature that makes y [E, n] most likely under logits [E, n, ways]."""
     from scipy.optimize import minimize_scalar
