@@ -35,7 +35,15 @@ class Predictions(NamedTuple):
 
 
 class FixedEpisodes(NamedTuple):
-    """A fixed list of episodes: keys [E] of a sampler over a pool; by the devices of a mesh."""
+    """A fixed list of episodes: keys [E] of a sampler over a pool; by the devices of a mesh.
+
+    >>> import functools
+    >>> from medmeta_jax.data.episodes import EpisodeSpec, sample
+    >>> from medmeta_jax.data.pool import example_pool
+    >>> sampler = functools.partial(sample, spec=EpisodeSpec(ways=3, queries=2))
+    >>> len(FixedEpisodes(sampler, example_pool(), episode_keys(0, 5)).keys)
+    5
+    """
 
     sampler: Any
     pool: Any
@@ -44,7 +52,11 @@ class FixedEpisodes(NamedTuple):
 
 
 def episode_keys(seed: int, count: int) -> Array:
-    """The keys of a fixed list of episodes; its first n are the same for every count."""
+    """The keys of a fixed list of episodes; its first n are the same for every count.
+
+    >>> bool((episode_keys(0, 5)[:3] == episode_keys(0, 3)).all())
+    True
+    """
     base = jax.random.key(seed)
     return jax.vmap(lambda i: jax.random.fold_in(base, i))(jnp.arange(count))
 
@@ -101,6 +113,16 @@ def predict_episodes(
     Args:
       learner: a learner, or a family: a function from `settings` to one.
       steps: inner steps in place of the learner's own.
+
+    >>> import functools
+    >>> from medmeta_jax.algorithms.protonet import protonet
+    >>> from medmeta_jax.backbones.pixels import pixels
+    >>> from medmeta_jax.data.episodes import EpisodeSpec, sample
+    >>> from medmeta_jax.data.pool import example_pool
+    >>> sampler = functools.partial(sample, spec=EpisodeSpec(ways=3, queries=2))
+    >>> episodes = FixedEpisodes(sampler, example_pool(), episode_keys(0, 5))
+    >>> predict_episodes(protonet(pixels(), outputs=3), {"body": {}}, episodes).logits.shape
+    (5, 6, 3)
     """
     family = only(learner) if isinstance(learner, MetaLearner) else learner
     run = compiled(family, episodes.sampler, episodes.mesh)
@@ -173,7 +195,18 @@ def evaluate(
     steps: int | None = None,
     settings: tuple[float, ...] = (),
 ) -> Scores:
-    """`score_predictions` of `predict_episodes`."""
+    """`score_predictions` of `predict_episodes`.
+
+    >>> import functools
+    >>> from medmeta_jax.algorithms.protonet import protonet
+    >>> from medmeta_jax.backbones.pixels import pixels
+    >>> from medmeta_jax.data.episodes import EpisodeSpec, sample
+    >>> from medmeta_jax.data.pool import example_pool
+    >>> sampler = functools.partial(sample, spec=EpisodeSpec(ways=3, queries=2))
+    >>> episodes = FixedEpisodes(sampler, example_pool(), episode_keys(0, 5))
+    >>> evaluate(protonet(pixels(), outputs=3), {"body": {}}, episodes).estimate("accuracy")
+    Estimate(mean=1.0, ci95=0.0)
+    """
     return score_predictions(
         predict_episodes(learner, params, episodes, steps=steps, settings=settings)
     )

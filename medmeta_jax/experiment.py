@@ -220,7 +220,15 @@ def with_devices(config: TrainConfig) -> tuple[TrainConfig, Mesh]:
 
 
 def build(config: TrainConfig) -> Experiment:
-    """Everything a run needs. Raises ConfigError or DataError before anything compiles."""
+    """Everything a run needs. Raises ConfigError or DataError before anything compiles.
+
+    >>> from medmeta_jax.settings import TrainConfig
+    >>> small = {"image_size": 12, "net": {"width": 2, "depth": 1}, "augment": ()}
+    >>> few = {"meta_steps": 2, "val_episodes": 2, "test_episodes": 2, "baselines": "none"}
+    >>> made = build(TrainConfig(algorithm="protonet", **small, **few))
+    >>> made.kind.name, made.outputs, made.spec.ways
+    ('classes', 5, 5)
+    """
     config, mesh = with_devices(configs.check(config))
     backbone = make_backbone(config)
     config = with_stream(config, mesh)

@@ -30,7 +30,14 @@ def feature_size(backbone: Backbone, body: Params, x: PyTree) -> int:
 
 
 def with_head(backbone: Backbone, outputs: int) -> Backbone:
-    """The backbone followed by a linear head; params are {"body": ..., "head": ...}."""
+    """The backbone followed by a linear head; params are {"body": ..., "head": ...}.
+
+    >>> from medmeta_jax.backbones.pixels import pixels
+    >>> model, x = with_head(pixels(), 3), jnp.ones((2, 4, 4, 1))
+    >>> logits, _ = model.apply(model.init(jax.random.key(0), x), x, jnp.ones(2, bool))
+    >>> logits.shape
+    (2, 3)
+    """
     if outputs < 1:
         raise ValueError(f"outputs must be >= 1, got {outputs}")
 

@@ -182,7 +182,12 @@ def partition(moves: Callable[[Path], bool], params: Params) -> tuple[Params, Pa
 
 
 def merge(moving: Params, rest: Params) -> Params:
-    """Undo `partition`."""
+    """Undo `partition`.
+
+    >>> moving, rest = partition(lambda path: path[0] == "head", {"body": 1, "head": 2})
+    >>> merge(moving, rest)
+    {'body': 1, 'head': 2}
+    """
     return jax.tree.map(
         lambda m, r: r if m is None else m, moving, rest, is_leaf=lambda leaf: leaf is None
     )

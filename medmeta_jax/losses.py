@@ -33,13 +33,23 @@ def masked_mean(values: Array, mask: Array) -> Array:
 
 
 def cross_entropy(logits: Array, y: Array, mask: Array) -> Array:
-    """Softmax cross-entropy. logits: [n, *spatial, ways], y: [n, *spatial] int."""
+    """Softmax cross-entropy. logits: [n, *spatial, ways], y: [n, *spatial] int.
+
+    >>> logits, mask = jnp.zeros((2, 4)), jnp.ones(2, bool)
+    >>> float(cross_entropy(logits, jnp.array([0, 3]), mask)) == float(jnp.log(4.0))
+    True
+    """
     logits, y = select(logits, mask), select(y, mask)
     return masked_mean(optax.softmax_cross_entropy_with_integer_labels(logits, y), mask)
 
 
 def binary_cross_entropy(logits: Array, y: Array, mask: Array) -> Array:
-    """Sigmoid cross-entropy for multi-label tasks. logits and y: [n, L]."""
+    """Sigmoid cross-entropy for multi-label tasks. logits and y: [n, L].
+
+    >>> logits, y = jnp.zeros((2, 3)), jnp.ones((2, 3))
+    >>> round(float(binary_cross_entropy(logits, y, jnp.ones(2, bool))), 4)
+    0.6931
+    """
     logits, y = select(logits, mask), select(y.astype(logits.dtype), mask)
     return masked_mean(optax.sigmoid_binary_cross_entropy(logits, y), mask)
 
@@ -77,7 +87,12 @@ def ranked_probability(logits: Array, y: Array, mask: Array) -> Array:
 
 
 def squared_error(logits: Array, y: Array, mask: Array) -> Array:
-    """Squared error. logits: [n, D]; y: [n, D], or [n] where D is 1."""
+    """Squared error. logits: [n, D]; y: [n, D], or [n] where D is 1.
+
+    >>> logits, y = jnp.array([[1.0], [5.0]]), jnp.array([3.0, 0.0])
+    >>> float(squared_error(logits, y, jnp.array([True, False])))
+    4.0
+    """
     target = y.reshape(logits.shape).astype(logits.dtype)
     return masked_mean(select(logits - target, mask) ** 2, mask)
 

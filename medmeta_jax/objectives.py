@@ -80,6 +80,9 @@ def tr_maml(*, rate: float) -> Objective:
 
     Args:
       rate: of the ascent, > 0.
+
+    >>> tr_maml(rate=0.01).init(jnp.array([0.25, 0.75])).p
+    Array([0.5, 0.5], dtype=float32)
     """
     if not rate > 0:
         raise ValueError(f"rate must be > 0, got {rate}")

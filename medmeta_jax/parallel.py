@@ -35,6 +35,12 @@ def use_cpu_devices(count: int) -> None:
 
     An episode a core, each on one thread, is the quickest way to use a CPU: an inner step's
     operations are too small to share. Raises RuntimeError where JAX has started already.
+
+    >>> jnp.zeros(1).sum().item()  # JAX has started: it is too late
+    0.0
+    >>> use_cpu_devices(97)
+    Traceback (most recent call last):
+    RuntimeError: ...
     """
     jax.config.update("jax_num_cpu_devices", count)
 
@@ -124,7 +130,11 @@ def everywhere(mesh: Mesh) -> NamedSharding:
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Put the same arrays on every device of the mesh, of whichever process."""
+    """Put the same arrays on every device of the mesh, of whichever process.
+
+    >>> replicate(jnp.arange(3), task_mesh()).sharding.is_fully_replicated
+    True
+    """
     held = everywhere(mesh)
     if jax.process_count() == 1:
         return jax.device_put(tree, held)

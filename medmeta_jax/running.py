@@ -94,7 +94,20 @@ def train_run(
     resume: bool = False,
     told_to_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[train.Report]:
-    """Train into a run directory: metrics at each dispatch, a checkpoint at each rest."""
+    """Train into a run directory: metrics at each dispatch, a checkpoint at each rest.
+
+    >>> from medmeta_jax.experiment import build
+    >>> from medmeta_jax.settings import TrainConfig
+    >>> small = {"image_size": 12, "net": {"width": 2, "depth": 1}, "augment": ()}
+    >>> few = {"meta_steps": 2, "val_episodes": 2, "test_episodes": 2, "baselines": "none"}
+    >>> made = build(TrainConfig(algorithm="protonet", **small, **few))
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> step = compile_step(made, made.training).step
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     [report.step for report in train_run(made, step, Run(Path(folder)))]
+    [2]
+    """
     config = experiment.config
     checkpoints = Checkpoints(run.checkpoints)
     progress = initial_progress(experiment, experiment.training)
@@ -200,7 +213,17 @@ def facts(experiment: Experiment, task: baselines.Task) -> dict[str, Any]:
 def judge(
     experiment: Experiment, params: Params, told_to_stop: Callable[[], bool] = lambda: False
 ) -> Iterator[baselines.Row]:
-    """The learner's row on the meta-test episodes, then the baselines', one at a time."""
+    """The learner's row on the meta-test episodes, then the baselines', one at a time.
+
+    >>> from medmeta_jax.experiment import build
+    >>> from medmeta_jax.settings import TrainConfig
+    >>> small = {"image_size": 12, "net": {"width": 2, "depth": 1}, "augment": ()}
+    >>> few = {"meta_steps": 2, "val_episodes": 2, "test_episodes": 2, "baselines": "none"}
+    >>> made = build(TrainConfig(algorithm="protonet", **small, **few))
+    >>> params = initial_progress(made, made.learner).state.params
+    >>> [row.learner for row in judge(made, params)]
+    ['protonet']
+    """
     untrained = initial_progress(experiment, experiment.learner).state.params
     yield from baselines.rows(
         task_of(experiment, told_to_stop), experiment.learner, params, untrained

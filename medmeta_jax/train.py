@@ -65,7 +65,14 @@ def init_state(
     objective: PyTree = (),
 ) -> TrainState:
     """A fresh state; `example_x` is shaped like one episode's `support.x`, `objective` is what
-    `Objective.init` gave."""
+    `Objective.init` gave.
+
+    >>> from medmeta_jax.algorithms.protonet import protonet
+    >>> from medmeta_jax.backbones.conv4 import conv4
+    >>> learner, x = protonet(conv4(width=2, depth=1), outputs=3), jnp.zeros((3, 8, 8, 1))
+    >>> int(init_state(learner, optax.adam(1e-3), jax.random.key(0), x).step)
+    0
+    """
     init_key, run_key = jax.random.split(key)
     params = learner.init(init_key, example_x)
     start = jnp.zeros((), jnp.int32)
@@ -116,6 +123,20 @@ def make_step(
       step(state, pool, count) -> (state, metrics): `count` <= `dispatch` steps in one
       dispatch, by one executable for every count. Metrics are [dispatch] each, of which
       the first `count` hold. `state` is donated: use the returned one.
+
+    >>> import functools
+    >>> from medmeta_jax.algorithms.protonet import protonet
+    >>> from medmeta_jax.backbones.conv4 import conv4
+    >>> from medmeta_jax.data.episodes import EpisodeSpec, sample
+    >>> from medmeta_jax.data.pool import example_pool
+    >>> from medmeta_jax.losses import accuracy
+    >>> learner, optimiser = protonet(conv4(width=2, depth=1), outputs=3), optax.adam(1e-3)
+    >>> sampler = functools.partial(sample, spec=EpisodeSpec(ways=3, queries=2))
+    >>> step = make_step(learner, sampler, optimiser, accuracy, meta_batch=2)
+    >>> state = init_state(learner, optimiser, jax.random.key(0), jnp.zeros((3, 8, 8, 1)))
+    >>> state, metrics = step(state, example_pool(), 1)
+    >>> int(state.step), metrics.loss.shape
+    (1, (1,))
     """
     if meta_batch < 1:
         raise ValueError(f"meta_batch must be >= 1, got {meta_batch}")
@@ -194,7 +215,14 @@ class Progress(NamedTuple):
 
 
 def start(state: TrainState) -> Progress:
-    """Progress before the first step; the best so far is the initialisation, unscored."""
+    """Progress before the first step; the best so far is the initialisation, unscored.
+
+    >>> from medmeta_jax.algorithms.protonet import protonet
+    >>> from medmeta_jax.backbones.conv4 import conv4
+    >>> learner, x = protonet(conv4(width=2, depth=1), outputs=3), jnp.zeros((3, 8, 8, 1))
+    >>> int(start(init_state(learner, optax.adam(1e-3), jax.random.key(0), x)).best_step)
+    0
+    """
     copy = jax.tree.map(jnp.copy, state.params)
     return Progress(
         state, copy, jnp.asarray(-jnp.inf), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
@@ -244,6 +272,20 @@ def fit(
 
     Raises NonFiniteError with the first bad step. No progress is ever yielded whose
     steps have not all been seen to be finite.
+
+    >>> import functools
+    >>> from medmeta_jax.algorithms.protonet import protonet
+    >>> from medmeta_jax.backbones.conv4 import conv4
+    >>> from medmeta_jax.data.episodes import EpisodeSpec, sample
+    >>> from medmeta_jax.data.pool import example_pool
+    >>> from medmeta_jax.losses import accuracy
+    >>> learner, optimiser = protonet(conv4(width=2, depth=1), outputs=3), optax.adam(1e-3)
+    >>> sampler = functools.partial(sample, spec=EpisodeSpec(ways=3, queries=2))
+    >>> step = make_step(learner, sampler, optimiser, accuracy, meta_batch=2)
+    >>> state = init_state(learner, optimiser, jax.random.key(0), jnp.zeros((3, 8, 8, 1)))
+    >>> reports = list(fit(step, start(state), example_pool(), steps=2))
+    >>> [report.step for report in reports]
+    [1, 2]
     """
     began = time.perf_counter()
     behind: tuple[int, int, StepMetrics] | None = None

@@ -25,6 +25,9 @@ class Examples(NamedTuple):
     x: [n, *spatial, C] float32, or a tree of arrays that share the axis n.
     y: [n] class index | [n, L] multi-label | [n, *spatial] segmentation.
     mask: [n] bool; False marks padding, which must change nothing.
+
+    >>> Examples(jnp.zeros((3, 8, 8, 1)), jnp.array([0, 1, 0]), jnp.array([True, True, False])).y
+    Array([0, 1, 0], dtype=int32)
     """
 
     x: PyTree
@@ -39,6 +42,9 @@ class Episode(NamedTuple):
     domain: int32, where the task comes from, for objectives over domains; or not known.
     truth: what the query is judged by, where that is not its y: of objects [n, M, 2, axes] float32,
         the corners of each, NaN beyond an image's own.
+
+    >>> side = Examples(jnp.zeros((2, 8, 8, 1)), jnp.array([0, 1]), jnp.ones(2, bool))
+    >>> check_episode(Episode(side, side, classes=jnp.array([7, 3]), domain=jnp.array(0)))
     """
 
     support: Examples
@@ -58,6 +64,10 @@ class Backbone(NamedTuple):
     norm: which statistics the normalisation uses, named so that tables can say it:
         "batch" (of the set at hand: transductive on a query set), "support",
         "group" or "none".
+
+    >>> mean = Backbone(lambda key, x: {}, lambda params, x, mask, stats=None: (x.mean((1, 2)), {}))
+    >>> mean.apply({}, jnp.ones((2, 4, 4, 3)), jnp.ones(2, bool))[0].shape
+    (2, 3)
     """
 
     init: Callable[[Array, PyTree], Params]
@@ -70,6 +80,9 @@ class Info(NamedTuple):
 
     loss: scalar, the honest loss on the query set, whatever was differentiated.
     logits: query predictions, [n, ways] for a classifier.
+
+    >>> Info(loss=jnp.array(0.5), logits=jnp.zeros((6, 3))).logits.shape
+    (6, 3)
     """
 
     loss: Array
@@ -86,6 +99,11 @@ class MetaLearner(NamedTuple):
     predict: (adapted, x, mask) -> logits.
     loss: (meta_params, episode, key, step) -> (scalar to differentiate, Info).
     norm: the backbone's norm policy, for the tables.
+
+    >>> from medmeta_jax.algorithms.maml import maml
+    >>> from medmeta_jax.backbones.conv4 import conv4
+    >>> maml(conv4(norm="support"), outputs=5).norm
+    'support'
     """
 
     init: Callable[[Array, PyTree], Params]

@@ -34,7 +34,17 @@ COVERAGE = 0.9
 
 
 def calibrate(experiment: Experiment, params: Params, *, coverage: float = COVERAGE) -> Calibration:
-    """Fit the temperature and the sets' quantile on tasks of the meta-validation classes."""
+    """Fit the temperature and the sets' quantile on tasks of the meta-validation classes.
+
+    >>> from medmeta_jax.experiment import build
+    >>> from medmeta_jax.settings import TrainConfig
+    >>> small = {"image_size": 12, "net": {"width": 2, "depth": 1}, "augment": ()}
+    >>> few = {"meta_steps": 2, "val_episodes": 2, "test_episodes": 2, "baselines": "none"}
+    >>> made = build(TrainConfig(algorithm="protonet", **small, **few))
+    >>> from medmeta_jax.running import initial_progress
+    >>> calibrate(made, initial_progress(made, made.learner).state.params).tasks
+    (1, 1)
+    """
     count = experiment.config.val_episodes
     tasks = as_questions(validation_tasks(experiment, params, CALIBRATION_SEED, count))
     return sets.fit(tasks.logits, tasks.y, tasks.mask, coverage=coverage)
@@ -77,6 +87,11 @@ def judged(calibration: Calibration, predictions: Predictions) -> dict[str, Any]
     Returns "ece", "nll" and "brier" with and without the temperature, "covered", the share of
     queries whose set holds the truth, and "set_size", its mean number of ways; each with
     "mean" and "ci95" over episodes.
+
+    >>> logits, y, mask = np.zeros((2, 3, 4)), np.zeros((2, 3), int), np.ones((2, 3), bool)
+    >>> told = Predictions(logits, y, mask, np.tile(np.arange(4), (2, 1)))
+    >>> judged(Calibration(1.0, 0.8, 0.9, (1, 1)), told)["set_size"]["mean"]
+    4.0
     """
     logits, y, mask, classes = as_questions(predictions)
     held = sets.prediction_sets(calibration, logits, classes)

@@ -77,6 +77,14 @@ def alpnet(
 
     `adapt` has no steps: its `steps` argument is ignored. meta_params: {"body"}. Raises ValueError,
     when adapting, where labels are no masks.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from medmeta_jax.backbones.unet import unet
+    >>> learner = alpnet(unet(width=4, depth=2), outputs=2)
+    >>> x = jnp.zeros((6, 8, 8, 1))
+    >>> theta = jax.eval_shape(learner.init, jax.random.key(0), x)
+    >>> sorted(theta)
+    ['body']
     """
     if outputs < 2:
         raise ValueError(f"outputs must be >= 2 (not marked, marked), got {outputs}")

@@ -32,6 +32,14 @@ def anil(
     """ANIL over `backbone` and a linear head; arguments as in `maml`.
 
     meta_params: {"body", "head"}.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from medmeta_jax.backbones.conv4 import conv4
+    >>> learner = anil(conv4(width=4, depth=2), outputs=3)
+    >>> x = jnp.zeros((6, 8, 8, 1))
+    >>> theta = jax.eval_shape(learner.init, jax.random.key(0), x)
+    >>> sorted(theta)
+    ['body', 'head']
     """
     require_positive("inner_lr", inner_lr)
     model = with_head(backbone, outputs)

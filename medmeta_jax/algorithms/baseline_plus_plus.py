@@ -63,6 +63,14 @@ def baseline_plus_plus(
       scale: s.
 
     meta_params: {"body", "head", "classifier"}, of which "head" is not used.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from medmeta_jax.backbones.conv4 import conv4
+    >>> learner = baseline_plus_plus(conv4(width=4, depth=2), outputs=3, pool_classes=10)
+    >>> x = jnp.zeros((6, 8, 8, 1))
+    >>> theta = jax.eval_shape(learner.init, jax.random.key(0), x)
+    >>> sorted(theta)
+    ['body', 'classifier', 'head']
     """
     require_sizes(outputs, pool_classes)
     require_positive("inner_lr", inner_lr)

@@ -30,7 +30,16 @@ def boil(
     inner_lr: float = 0.3,
     order: Order = "mixed",
 ) -> MetaLearner:
-    """`maml` whose inner loop moves the body alone. meta_params: {"body", "head"}."""
+    """`maml` whose inner loop moves the body alone. meta_params: {"body", "head"}.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from medmeta_jax.backbones.conv4 import conv4
+    >>> learner = boil(conv4(width=4, depth=2), outputs=3)
+    >>> x = jnp.zeros((6, 8, 8, 1))
+    >>> theta = jax.eval_shape(learner.init, jax.random.key(0), x)
+    >>> sorted(theta)
+    ['body', 'head']
+    """
     return maml(
         backbone,
         outputs=outputs,

@@ -44,6 +44,14 @@ def cavia(
       others: see `maml`.
 
     meta_params: {"body", "head", "film": {"scale" [C, F], "shift" [C, F]}}.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from medmeta_jax.backbones.conv4 import conv4
+    >>> learner = cavia(conv4(width=4, depth=2), outputs=3)
+    >>> x = jnp.zeros((6, 8, 8, 1))
+    >>> theta = jax.eval_shape(learner.init, jax.random.key(0), x)
+    >>> theta["film"]["scale"].shape
+    (64, 16)
     """
     require_positive("inner_lr", inner_lr)
     require_positive("size", size)

@@ -100,6 +100,14 @@ def crossblock(
 
     `adapt` has no steps: its `steps` argument is ignored. meta_params: {"body"}. Raises ValueError,
     when adapting, where labels are no masks.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from medmeta_jax.backbones.unet import unet
+    >>> learner = crossblock(unet(width=4, depth=2), outputs=2)
+    >>> x = jnp.zeros((6, 8, 8, 1))
+    >>> theta = jax.eval_shape(learner.init, jax.random.key(0), x)
+    >>> sorted(theta["body"])
+    ['bottom', 'down', 'head', 'query', 'support', 'up']
     """
     del backbone
     if outputs < 2:

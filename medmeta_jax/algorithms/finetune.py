@@ -53,6 +53,14 @@ def finetune(
       steps, inner_lr: gradient descent on the support set.
 
     meta_params: {"body", "head", "classifier"}.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from medmeta_jax.backbones.conv4 import conv4
+    >>> learner = finetune(conv4(width=4, depth=2), outputs=3, pool_classes=10)
+    >>> x = jnp.zeros((6, 8, 8, 1))
+    >>> theta = jax.eval_shape(learner.init, jax.random.key(0), x)
+    >>> theta["classifier"]["kernel"].shape
+    (16, 10)
     """
     require_sizes(outputs, pool_classes)
     inner = maml(backbone, outputs=outputs, loss=loss, steps=steps, inner_lr=inner_lr)

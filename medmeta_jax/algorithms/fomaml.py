@@ -23,5 +23,14 @@ def fomaml(
     steps: int = 5,
     inner_lr: float = 0.1,
 ) -> MetaLearner:
-    """`maml` with `order="first"`. meta_params: {"body", "head"}."""
+    """`maml` with `order="first"`. meta_params: {"body", "head"}.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from medmeta_jax.backbones.conv4 import conv4
+    >>> learner = fomaml(conv4(width=4, depth=2), outputs=3)
+    >>> x = jnp.zeros((6, 8, 8, 1))
+    >>> theta = jax.eval_shape(learner.init, jax.random.key(0), x)
+    >>> sorted(theta)
+    ['body', 'head']
+    """
     return maml(backbone, outputs=outputs, loss=loss, steps=steps, inner_lr=inner_lr, order="first")

@@ -37,6 +37,14 @@ def imaml(
       cg_steps: of conjugate gradient.
 
     meta_params: {"body", "head"}.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from medmeta_jax.backbones.conv4 import conv4
+    >>> learner = imaml(conv4(width=4, depth=2), outputs=3)
+    >>> x = jnp.zeros((6, 8, 8, 1))
+    >>> theta = jax.eval_shape(learner.init, jax.random.key(0), x)
+    >>> sorted(theta)
+    ['body', 'head']
     """
     model = with_head(backbone, outputs)
     solve = proximal(steps=steps, inner_lr=inner_lr, strength=strength, cg_steps=cg_steps)

@@ -87,6 +87,14 @@ def maml_plus_plus(
 
     meta_params: {"body", "head", "rates": [steps] a parameter that moves, "offsets":
     [steps + 1, ...] a norm's parameter}.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from medmeta_jax.backbones.conv4 import conv4
+    >>> learner = maml_plus_plus(conv4(width=4, depth=2), outputs=3)
+    >>> x = jnp.zeros((6, 8, 8, 1))
+    >>> theta = jax.eval_shape(learner.init, jax.random.key(0), x)
+    >>> jax.tree.leaves(theta["rates"])[0].shape
+    (5,)
     """
     require_positive("inner_lr", inner_lr)
     require_loop(steps, order)

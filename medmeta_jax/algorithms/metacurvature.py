@@ -60,6 +60,14 @@ def metacurvature(
     """Meta-Curvature over `backbone` and a linear head; `inner_lr` is α.
 
     meta_params: {"body", "head", "curvature": [a dict of matrices a parameter]}.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from medmeta_jax.backbones.conv4 import conv4
+    >>> learner = metacurvature(conv4(width=4, depth=2), outputs=3)
+    >>> x = jnp.zeros((6, 8, 8, 1))
+    >>> theta = jax.eval_shape(learner.init, jax.random.key(0), x)
+    >>> sorted(theta)
+    ['body', 'curvature', 'head']
     """
     require_positive("inner_lr", inner_lr)
     require_loop(steps, order)

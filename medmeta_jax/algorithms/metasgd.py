@@ -30,6 +30,14 @@ def metasgd(
     """Meta-SGD over `backbone` and a linear head; `inner_lr` is where the rates start.
 
     meta_params: {"body", "head", "rates": {"body", "head"}}.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from medmeta_jax.backbones.conv4 import conv4
+    >>> learner = metasgd(conv4(width=4, depth=2), outputs=3)
+    >>> x = jnp.zeros((6, 8, 8, 1))
+    >>> theta = jax.eval_shape(learner.init, jax.random.key(0), x)
+    >>> sorted(theta), sorted(theta["rates"])
+    (['body', 'head', 'rates'], ['body', 'head'])
     """
     require_positive("inner_lr", inner_lr)
     require_loop(steps, order)

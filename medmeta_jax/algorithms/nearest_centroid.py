@@ -20,6 +20,14 @@ def nearest_centroid(backbone: Backbone, *, outputs: int, pool_classes: int = 1)
     """Pre-training, then ProtoNet's `adapt` and `predict` without its meta-training.
 
     meta_params: {"body", "head", "classifier"}, of which "head" is not used.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from medmeta_jax.backbones.conv4 import conv4
+    >>> learner = nearest_centroid(conv4(width=4, depth=2), outputs=3, pool_classes=10)
+    >>> x = jnp.zeros((6, 8, 8, 1))
+    >>> theta = jax.eval_shape(learner.init, jax.random.key(0), x)
+    >>> theta["classifier"]["kernel"].shape
+    (16, 10)
     """
     require_sizes(outputs, pool_classes)
     return checked(

@@ -41,7 +41,16 @@ def protomaml(
     inner_lr: float = 0.1,
     order: Order = "mixed",
 ) -> MetaLearner:
-    """Proto-MAML over `backbone`; `outputs` is the number of ways. meta_params: {"body"}."""
+    """Proto-MAML over `backbone`; `outputs` is the number of ways. meta_params: {"body"}.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from medmeta_jax.backbones.conv4 import conv4
+    >>> learner = protomaml(conv4(width=4, depth=2), outputs=3)
+    >>> x = jnp.zeros((6, 8, 8, 1))
+    >>> theta = jax.eval_shape(learner.init, jax.random.key(0), x)
+    >>> sorted(theta)
+    ['body']
+    """
     require_positive("inner_lr", inner_lr)
     model = with_head(backbone, outputs)
     solve = unrolled(optax.sgd(inner_lr), steps=steps, order=order)

@@ -73,6 +73,14 @@ def protonet(backbone: Backbone, *, outputs: int, loss: Loss = cross_entropy) ->
     """Prototypical networks over `backbone`; `outputs` is the number of ways.
 
     `adapt` has no steps: its `steps` argument is ignored. meta_params: {"body"}.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from medmeta_jax.backbones.conv4 import conv4
+    >>> learner = protonet(conv4(width=4, depth=2), outputs=3)
+    >>> x = jnp.zeros((6, 8, 8, 1))
+    >>> theta = jax.eval_shape(learner.init, jax.random.key(0), x)
+    >>> sorted(theta)
+    ['body']
     """
     if outputs < 1:
         raise ValueError(f"outputs must be >= 1, got {outputs}")

@@ -86,6 +86,14 @@ def r2d2(
 
     `adapt` has no steps: its `steps` argument is ignored.
     meta_params: {"body", "ridge": {"log_strength", "log_scale", "bias"}}.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from medmeta_jax.backbones.conv4 import conv4
+    >>> learner = r2d2(conv4(width=4, depth=2), outputs=3)
+    >>> x = jnp.zeros((6, 8, 8, 1))
+    >>> theta = jax.eval_shape(learner.init, jax.random.key(0), x)
+    >>> sorted(theta), sorted(theta["ridge"])
+    (['body', 'ridge'], ['bias', 'log_scale', 'log_strength'])
     """
     if outputs < 1:
         raise ValueError(f"outputs must be >= 1, got {outputs}")

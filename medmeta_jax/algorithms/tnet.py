@@ -45,6 +45,14 @@ def tnet(
     """T-Net over `backbone` and a linear head.
 
     meta_params: {"body", "head", "transforms": [a matrix a kernel, None for the rest]}.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from medmeta_jax.backbones.conv4 import conv4
+    >>> learner = tnet(conv4(width=4, depth=2), outputs=3)
+    >>> x = jnp.zeros((6, 8, 8, 1))
+    >>> theta = jax.eval_shape(learner.init, jax.random.key(0), x)
+    >>> sorted(theta)
+    ['body', 'head', 'transforms']
     """
     require_positive("inner_lr", inner_lr)
     model = with_head(backbone, outputs)

@@ -64,6 +64,12 @@ def apply_ops(
     [D, H, W, C] and [D, H, W], in the plane of its slices, by one matrix for all of them.
 
     Images are read bilinearly, label maps at the nearest pixel, edges are repeated.
+
+    >>> from medmeta_jax.augment.rotate import rotate
+    >>> image, label_map = jnp.ones((8, 8, 1)), jnp.zeros((8, 8), jnp.int32)
+    >>> image, label_map = apply_ops([rotate()], jax.random.key(0), image, label_map)
+    >>> image.shape, label_map.shape, float(image.min())
+    ((8, 8, 1), (8, 8), 1.0)
     """
     keys = jax.random.split(key, len(ops))
     height, width = image.shape[-3:-1]
@@ -134,6 +140,13 @@ def augmented(
     Args:
       support, query: the ops of either side.
       channels: how many of an example's are the image's, where others are of covariates.
+
+    >>> from medmeta_jax.algorithms.protonet import protonet
+    >>> from medmeta_jax.augment.flip import flip
+    >>> from medmeta_jax.backbones.pixels import pixels
+    >>> learner = protonet(pixels(), outputs=2)
+    >>> augmented(learner, query=[flip()]).adapt is learner.adapt
+    True
     """
 
     def loss(params: Params, episode: Episode, key: Array, step: Array) -> tuple[Array, Info]:

@@ -173,6 +173,7 @@ def list_subjects(root: Path, wanted: tuple[str, ...], missing: str) -> tuple[li
 
 
 def is_text(path: Path) -> bool:
+    """Whether a file stands beside images and holds none."""
     return path.suffix.lower() in TEXT_SUFFIXES or path.name in TEXT_NAMES
 
 

@@ -39,6 +39,12 @@ class EpisodeSpec:
         one (`Pool.empty`) is the last way of every episode.
     rotate: a class turned by 90, 180 or 270 degrees is another class (Santoro et al., arXiv
         1605.06065). Not for anatomy, which has an up and a down.
+
+    >>> EpisodeSpec(ways=3, shots=(1, 5)).shots
+    (1, 5)
+    >>> EpisodeSpec(ways=0)
+    Traceback (most recent call last):
+    ValueError: ways must be >= 1, lowest first, got 0, 0
     """
 
     ways: Range = 5
@@ -91,6 +97,12 @@ def sample_indices(key: Array, pool: Pool, spec: EpisodeSpec) -> Indices:
     its support from the first groups that hold `shots` of its images, and no group taken
     by any class is left to any query. Support images are then uniform over the groups
     taken, queries over the rest; a class with too few left has padding in their place.
+
+    >>> from medmeta_jax.data.pool import example_pool
+    >>> spec = EpisodeSpec(ways=2, shots=1, queries=3)
+    >>> found = sample_indices(jax.random.key(0), example_pool(), spec)
+    >>> found.support.shape, found.query.shape, found.support_y.tolist()
+    ((2,), (6,), [0, 1])
     """
     if pool.shown is not None:
         from medmeta_jax.data import multi_label  # which draws with the functions of this file
@@ -281,6 +293,12 @@ def sample(key: Array, pool: Pool, spec: EpisodeSpec) -> Episode:
 
     Of a pool that holds the images of some episodes alone, the one that was drawn by the key; for
     another key all images are NaN.
+
+    >>> from medmeta_jax.data.pool import example_pool
+    >>> spec = EpisodeSpec(ways=2, shots=1, queries=3)
+    >>> episode = sample(jax.random.key(0), example_pool(), spec)
+    >>> episode.support.x.shape, episode.query.y.tolist()
+    ((2, 8, 8, 1), [0, 0, 0, 1, 1, 1])
     """
     if pool.drawn is None:
         return gather(pool, sample_indices(key, pool, spec), rotate=spec.rotate)
@@ -299,6 +317,13 @@ def episodes_hash(pool: Pool, indices: Indices) -> str:
 
     `indices` has a leading axis of episodes. Two lists are equal exactly when every
     episode shows the same pixels in the same parts; 16 hexadecimal digits of SHA-256.
+
+    >>> from medmeta_jax.data.pool import example_pool
+    >>> pool, spec = example_pool(), EpisodeSpec(ways=2, queries=3)
+    >>> draw = jax.vmap(lambda key: sample_indices(key, pool, spec))
+    >>> one, same, other = (draw(jax.random.split(jax.random.key(i), 3)) for i in (0, 0, 1))
+    >>> episodes_hash(pool, one) == episodes_hash(pool, same) != episodes_hash(pool, other)
+    True
     """
     digest = hashlib.sha256(pool_hash(pool).encode())
     for part in map(np.asarray, indices):

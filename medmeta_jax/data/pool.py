@@ -63,6 +63,10 @@ class Pool(NamedTuple):
     A pool whose images stay in their files (`data/stored.py`) has x and masks of no rows, or of the
     images of some episodes alone, which `drawn` then holds; and in `identity` [8] uint8 its hash,
     which is that of the pool with all its images.
+
+    >>> pool = example_pool()
+    >>> pool.rows.shape, pool.counts.tolist()
+    ((4, 6), [6, 6, 6, 6])
     """
 
     x: Array
@@ -120,6 +124,10 @@ def fit_scaling(images: np.ndarray | StoredImages, present: np.ndarray | None = 
 
     From sums of whole numbers, which are exact whatever the order of the images. Where channels are
     modalities, over the images that have it (`present` [N, C]), of which others are zeros.
+
+    >>> scaling = fit_scaling(np.array([0, 255], np.uint8).reshape(2, 1, 1, 1))
+    >>> scaling.shift, scaling.scale
+    (array([0.5], dtype=float32), array([2.], dtype=float32))
     """
     having = np.full(images.shape[-1], len(images)) if present is None else present.sum(0)
     pixels = math.prod(images.shape[1:-1])
@@ -188,6 +196,12 @@ def make_pool(
 
     Raises DataError where a class is not in the data set or has no image in it, and where
     there is not a number above 0 for each domain.
+
+    >>> images = np.zeros((4, 2, 2, 1), np.uint8)
+    >>> samples = Samples(images, np.array([0, 0, 1, 1]), ("a", "b"))
+    >>> pool = make_pool(samples, ("b",), fit_scaling(images))
+    >>> pool.x.shape, pool.rows.tolist(), pool.labels.tolist()
+    ((2, 2, 2, 1), [[0, 1]], [1])
     """
     rows, used = members_of(samples, classes)
     place = np.full(len(samples.images), -1, np.int32)
@@ -294,3 +308,16 @@ def class_domains(samples: Samples, rows: list[np.ndarray]) -> tuple[list[str], 
     own = [set(samples.domains[members].tolist()) for members in rows]
     domain = [names.index(min(one)) if len(one) == 1 else -1 for one in own]
     return names, np.asarray(domain, np.int32)
+
+
+def example_pool(classes: int = 4, each: int = 6, size: int = 8) -> Pool:
+    """A pool of noise, as brighter as its class is higher: for examples and first tries.
+
+    >>> example_pool().x.shape
+    (24, 8, 8, 1)
+    """
+    noise = np.random.default_rng(0).integers(0, 60, (classes * each, size, size, 1))
+    labels = np.repeat(np.arange(classes), each).astype(np.int32)
+    images = (noise + labels[:, None, None, None] * (190 // classes)).astype(np.uint8)
+    names = tuple(f"class{label}" for label in range(classes))
+    return make_pool(Samples(images, labels, names), names, fit_scaling(images))

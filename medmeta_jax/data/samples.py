@@ -67,6 +67,10 @@ class Samples(NamedTuple):
         and where (`data/lesions.py`); else None.
     covariates: [N, K] float32, what is known of each image's patient (`data/covariates.py`), NaN
         where it is not; or None.
+
+    >>> images = np.zeros((2, 8, 8, 1), np.uint8)
+    >>> Samples(images, np.array([0, 1]), ("benign", "malignant")).class_names
+    ('benign', 'malignant')
     """
 
     images: np.ndarray | StoredImages

@@ -81,6 +81,12 @@ def load(
     """Read a data set by name or path, with its masks where asked for, and several modalities of an
     image as its channels, where these are named; `read` are options of its source's `catalogue`.
     Raises DataError naming the path and the remedy.
+
+    >>> load("anatomy", image_size=28).images.shape[1:]
+    (28, 28, 1)
+    >>> load("nowhere", image_size=28)
+    Traceback (most recent call last):
+    medmeta_jax.data.samples.DataError: nowhere: no such file or folder, and no built-in data set...
     """
     return reading.load_samples(
         catalogue(source, **read),

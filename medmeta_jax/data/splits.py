@@ -226,6 +226,11 @@ def make_split(
       table: of covariates of the patients, which images of one data set then have too.
 
     Intensity scaling is fitted on the meta-train images alone.
+
+    >>> images = np.arange(72, dtype=np.uint8).reshape(18, 2, 2, 1)
+    >>> samples = Samples(images, np.arange(18) // 2, tuple("abcdefghi"))
+    >>> make_split(samples).classes["test"]
+    ('c', 'f', 'i')
     """
     parts = {"": samples} if isinstance(samples, Samples) else dict(samples)
     joined = join(parts)

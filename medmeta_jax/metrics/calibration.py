@@ -33,6 +33,9 @@ class Calibration(NamedTuple):
         there were too few tasks to promise anything, and the set is every way there is.
     coverage: the promised share of queries whose set holds the truth.
     tasks: calibration tasks of the temperature, and of the quantile.
+
+    >>> Calibration(1.3, 0.8, 0.9, (50, 50)).temperature
+    1.3
     """
 
     temperature: float
