@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from medmeta_jax.options import (
     Launch,
     Predict,
     Report,
+    Reproduce,
     TrainFlags,
 )
 from medmeta_jax.settings import ConfigError, TrainConfig
@@ -46,6 +47,7 @@ USAGE = """usage: medmeta VERB [options]
   train             meta-train, evaluate on unseen classes, write a run directory
   launch            train in several processes of this machine
   eval RUN          judge a run again
+  reproduce RUN     train a run again, and compare to the last bit
   report RUN...     one page of a run, or of several side by side
   adapt RUN         adapt a run to a few labelled images
   predict TASK      tell images by what was adapted
@@ -208,6 +210,19 @@ def run_launch(arguments: list[str]) -> int:
     return launch.launch(given.processes, after)
 
 
+def until_told(train: Callable[[Callable[[], bool]], dict[str, Any]]) -> dict[str, Any]:
+    """What a training gives that is told to stop by signals; where one came, the exit."""
+    from medmeta_jax import verbs
+
+    signals = Signals()
+    try:
+        return train(signals.told_to_stop)
+    except verbs.Stopped as stopped:
+        if str(stopped):
+            print(f"medmeta: {stopped}", file=sys.stderr)
+        raise SystemExit(signals.exit_code()) from None
+
+
 def run_report(given: Report) -> dict[str, Any]:
     """`report RUN... --out FILE`."""
     if not given.runs:
@@ -234,18 +249,14 @@ def run_verb(arguments: list[str]) -> tuple[dict[str, Any], bool]:
 
         if flags.dry_run:
             return verbs.dry_run(config), flags.json
-        signals = Signals()
-        try:
-            found = verbs.train(
+        found = until_told(
+            lambda told_to_stop: verbs.train(
                 config,
                 resume=flags.resume,
-                told_to_stop=signals.told_to_stop,
+                told_to_stop=told_to_stop,
                 distributed=flags.distributed,
             )
-        except verbs.Stopped as stopped:
-            if str(stopped):
-                print(f"medmeta: {stopped}", file=sys.stderr)
-            raise SystemExit(signals.exit_code()) from None
+        )
         return found, flags.json
     if verb == "launch":
         raise SystemExit(run_launch(rest))
@@ -261,8 +272,8 @@ def run_verb(arguments: list[str]) -> tuple[dict[str, Any], bool]:
 
         return deploy_verbs.adapt(asked, how), asked.json
     kinds: dict[str, Any] = {
-        "eval": Eval, "report": Report, "predict": Predict, "export": Export,
-        "bench methods": BenchMethods,
+        "eval": Eval, "report": Report, "reproduce": Reproduce, "predict": Predict,
+        "export": Export, "bench methods": BenchMethods,
         "data list": DataList, "data inspect": DataInspect, "data split": DataSplit,
         "doctor": Doctor,
     }  # fmt: skip
@@ -277,6 +288,10 @@ def run_verb(arguments: list[str]) -> tuple[dict[str, Any], bool]:
         return verbs.evaluate(
             given.run, shots=given.shots, episodes=given.episodes, baselines_=given.baselines
         ), given.json
+    if verb == "reproduce":
+        from medmeta_jax import reproducing
+
+        return until_told(lambda stop: reproducing.reproduce(given.run, stop)), given.json
     if verb == "report":
         return run_report(given), given.json
     if verb in ("predict", "export"):

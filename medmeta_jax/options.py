@@ -95,6 +95,16 @@ class Report:
 
 
 @dataclasses.dataclass(frozen=True)
+class Reproduce:
+    """Train and judge a run again, and tell whether it comes to the same, to the last bit."""
+
+    run: str
+    """The run directory, complete."""
+    json: bool = False
+    """One JSON object on stdout."""
+
+
+@dataclasses.dataclass(frozen=True)
 class BenchMethods:
     """Compare methods on the same data, budget and episodes; goes on where it was stopped."""
 

@@ -61,9 +61,14 @@ def enable_compilation_cache() -> None:
 
 
 def train(
-    config: TrainConfig, *, resume: str | None, told_to_stop: Stop, distributed: bool = False
+    config: TrainConfig,
+    *,
+    resume: str | None,
+    told_to_stop: Stop,
+    distributed: bool = False,
+    like: Run | None = None,
 ) -> dict[str, Any]:
-    """Train, evaluate, and leave a run directory.
+    """Train, evaluate, and leave a run directory; only on the data of the run `like`, if given.
 
     Of several processes, the first returns the summary, the others nothing.
     """
@@ -84,6 +89,8 @@ def train(
     told_to_stop = processes.any_process(told_to_stop)
     console.Voice.muted = not processes.is_first()
     describe(experiment)
+    if like is not None:
+        check_same_data(experiment, like)
     if resume is None:
         run = new_run(experiment)
     else:
