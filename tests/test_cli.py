@@ -17,6 +17,7 @@ import yaml
 from PIL import Image
 
 from medmeta_jax import cli, registry
+from medmeta_jax.options import DataPrepare
 
 from .conftest import write_cells, write_toy
 
@@ -45,6 +46,24 @@ def medmeta(tmp_path: Path):
             timeout=300,
             env={**os.environ, "MEDMETA_RUNS": str(tmp_path / "runs"), **environment},
         )
+
+    return call
+
+
+@pytest.fixture
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """The same in this process, for what ends before anything is computed: a new process takes
+    two seconds to begin."""
+    monkeypatch.setenv("MEDMETA_RUNS", str(tmp_path / "runs"))
+
+    def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+        code: object = 0
+        try:
+            cli.main([str(one) for one in arguments])
+        except SystemExit as ending:
+            code = ending.code
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, int(str(code or 0)), said.out, said.err)
 
     return call
 
@@ -202,23 +221,23 @@ def test_bench_methods_to_a_table(medmeta, archive: Path, tmp_path: Path) -> Non
     assert_refused(other, 2, "holds rows of another plan")
 
 
-def test_usage_errors(medmeta, archive: Path, tmp_path: Path) -> None:
+def test_usage_errors(medmeta, inside, archive: Path, tmp_path: Path) -> None:
     assert_refused(medmeta("trian"), 2, "no verb 'trian'", "did you mean train")
-    assert_refused(medmeta("train", "--meta-stepz", "3"), 2, "--meta-steps")
-    assert_refused(medmeta("train", "--algorithm", "mamal"), 2, "did you mean maml")
-    assert_refused(medmeta("bench", "methods", "--methods", "mamal"), 2, "methods: no 'mamal'")
+    assert_refused(inside("train", "--meta-stepz", "3"), 2, "--meta-steps")
+    assert_refused(inside("train", "--algorithm", "mamal"), 2, "did you mean maml")
+    assert_refused(inside("bench", "methods", "--methods", "mamal"), 2, "methods: no 'mamal'")
     gone = ("train", "--data", archive, "--init-from", tmp_path / "gone.npz")
-    assert_refused(medmeta(*gone, *TINY), 3, "gone.npz: no such file of weights")
+    assert_refused(inside(*gone, *TINY), 3, "gone.npz: no such file of weights")
     assert_refused(
-        medmeta("train", "--data", archive, "--hyper.inner-lr", "-1"), 2, "inner_lr must be > 0"
+        inside("train", "--data", archive, "--hyper.inner-lr", "-1"), 2, "inner_lr must be > 0"
     )
-    assert_refused(medmeta("train", "--preset", "omniglot"), 2, "names no data; add --data")
-    assert_refused(medmeta("train", "--resume", "x", "--meta-steps", "3"), 2, "no other option")
+    assert_refused(inside("train", "--preset", "omniglot"), 2, "names no data; add --data")
+    assert_refused(inside("train", "--resume", "x", "--meta-steps", "3"), 2, "no other option")
     assert medmeta("--help").returncode == 0
     assert not (tmp_path / "runs").exists()
 
 
-def test_data_errors_leave_nothing_behind(medmeta, archive: Path, tmp_path: Path) -> None:
+def test_data_errors_leave_nothing_behind(inside, archive: Path, tmp_path: Path) -> None:
     few = tmp_path / "few"
     for name in "ab":
         (few / name).mkdir(parents=True)
@@ -247,11 +266,11 @@ def test_data_errors_leave_nothing_behind(medmeta, archive: Path, tmp_path: Path
         ),
     ]
     for arguments, words in cases:
-        assert_refused(medmeta("train", *arguments), 3, *words)
+        assert_refused(inside("train", *arguments), 3, *words)
     cut = few / "a" / "0.png"
     cut.write_bytes(cut.read_bytes()[:40])
-    assert_refused(medmeta("train", "--data", few), 3, "a/0.png: not a readable image")
-    looked = medmeta("data", "inspect", few)  # which lists it, and goes on
+    assert_refused(inside("train", "--data", few), 3, "a/0.png: not a readable image")
+    looked = inside("data", "inspect", few)  # which lists it, and goes on
     assert looked.returncode == 0
     assert "a/0.png: not a readable image" in looked.stderr
     assert not (tmp_path / "runs").exists()
@@ -323,11 +342,15 @@ def test_a_sources_own_options_are_flags_of_data_prepare(
 ) -> None:
     known = {"plane": "axial", "step": 1}
     monkeypatch.setattr(registry, "defaults", lambda folder, name, function: known)
-    given, read = cli.parse_prepare([str(archive), "--out", "x", "--read.plane", "coronal"])
+    asked = [str(archive), "--out", "x"]
+    given, read = cli.parse_reading(
+        DataPrepare, "data prepare", [*asked, "--read.plane", "coronal"], str(archive)
+    )
     assert (given.source, given.out) == (str(archive), "x")
     assert read == {"plane": "coronal", "step": 1}
     monkeypatch.undo()
-    assert cli.parse_prepare([str(archive), "--out", "x"])[1] == {"slices": 4, "whole": False}
+    read = cli.parse_reading(DataPrepare, "data prepare", asked, str(archive))[1]
+    assert read == {"slices": 4, "whole": False}
 
 
 def test_data_prepare_then_train(medmeta, archive: Path, tmp_path: Path) -> None:
