@@ -212,12 +212,12 @@ def run_launch(arguments: list[str]) -> int:
 
 def until_told(train: Callable[[Callable[[], bool]], dict[str, Any]]) -> dict[str, Any]:
     """What a training gives that is told to stop by signals; where one came, the exit."""
-    from medmeta_jax import verbs
+    from medmeta_jax.judging import Stopped
 
     signals = Signals()
     try:
         return train(signals.told_to_stop)
-    except verbs.Stopped as stopped:
+    except Stopped as stopped:
         if str(stopped):
             print(f"medmeta: {stopped}", file=sys.stderr)
         raise SystemExit(signals.exit_code()) from None

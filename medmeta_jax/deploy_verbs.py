@@ -120,15 +120,8 @@ def cautions(model: models.Model, counts: dict[str, int]) -> list[str]:
     """Where the support is not what the run's promises were made for."""
     ways, shots = (models.lowest(model.tasks[name]) for name in ("ways", "shots"))
     each, found = list(counts.values()), []
-    if model.kind is MASKS:
-        pass  # of which nothing is promised: there is no calibration of pixels
-    elif model.calibration is None:
-        found.append("the run has no calibration: probabilities are as they come, a set is all")
-    elif len(counts) != ways or min(each) != max(each) or min(each) < shots:
-        found.append(
-            f"probabilities and sets were calibrated on tasks of {ways} classes with {shots} "
-            "images of each; for this support nothing is promised"
-        )
+    if model.kind is not MASKS:  # of which nothing is promised: no calibration is of pixels
+        found += unpromised(model, each, ways, shots)
     few = [name for name, count in counts.items() if count < shots]
     if few:
         found.append(f"{few[0]} has {counts[few[0]]} images, fewer than the run trained with")
@@ -138,6 +131,19 @@ def cautions(model: models.Model, counts: dict[str, int]) -> list[str]:
             "company an image is told otherwise; train with --norm support to deploy"
         )
     return found
+
+
+def unpromised(model: models.Model, each: list[int], ways: int, shots: int) -> list[str]:
+    """Why a calibration on tasks of so many ways and shots does not hold for a support with so many
+    images of each class; nothing where it does."""
+    if model.calibration is None:
+        return ["the run has no calibration: probabilities are as they come, a set is all"]
+    if len(each) == ways and min(each) == max(each) and min(each) >= shots:
+        return []
+    return [
+        f"probabilities and sets were calibrated on tasks of {ways} classes with {shots} images of "
+        "each; for this support nothing is promised"
+    ]
 
 
 def predict(given: Predict) -> dict[str, Any]:

@@ -105,20 +105,21 @@ class Entry(NamedTuple):
 
 
 def sheet(entries: Sequence[Entry], heading: Sequence[tuple[str, Any]]) -> Any:
-    """A Pillow image of entries, `A_ROW` side by side, below a line of words in their colours."""
+    """A Pillow image of entries, up to `A_ROW` side by side, below words in their colours."""
     from PIL import Image, ImageDraw
 
     tiles = max(len(one.tiles) for one in entries)
     width, height = tiles * (TILE + GAP) + 4 * GAP, TILE + CAPTION + 2 * GAP
-    rows = -(-len(entries) // A_ROW)
-    page = Image.new("RGB", (A_ROW * width + GAP, rows * height + CAPTION), "white")
+    across = min(A_ROW, len(entries))
+    rows = -(-len(entries) // across)
+    page = Image.new("RGB", (across * width + GAP, rows * height + CAPTION), "white")
     draw = ImageDraw.Draw(page)
     along = float(GAP)
     for words, colour in heading:
         draw.text((along, GAP), words, fill=colour)
         along += draw.textlength(words)
     for place, one in enumerate(entries):
-        left, top = place % A_ROW * width + GAP, CAPTION + place // A_ROW * height
+        left, top = place % across * width + GAP, CAPTION + place // across * height
         draw.text((left, top), one.caption[: 20 * tiles], fill="black")
         for tile, pixels in enumerate(one.tiles):
             page.paste(in_tile(pixels), (left + tile * (TILE + GAP), top + CAPTION))

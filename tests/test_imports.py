@@ -79,11 +79,13 @@ ALLOWED = {
         "overlays",
     },
     "uncertainty": {"types", "evaluation", "experiment", "labels", "metrics"},
+    "judging": {
+        "baselines", "console", "details", "experiment", "labels", "overlays", "processes",
+        "report", "running", "runs", "sheets", "uncertainty",
+    },
     "verbs": {
-        "config", "settings", "console", "experiment", "baselines", "runs", "data", "train",
-        "checkpoint",
-        "parallel", "processes", "uncertainty", "running", "details", "overlays", "labels",
-        "deploy", "report", "sheets",
+        "checkpoint", "config", "console", "data", "deploy", "experiment", "judging", "overlays",
+        "parallel", "processes", "running", "runs", "settings", "sheets", "train",
     },
     "plan": {
         "types", "registry", "config", "settings", "data", "evaluation", "experiment", "hints",
@@ -112,7 +114,7 @@ ALLOWED = {
     "data_verbs": {"config", "settings", "console", "data", "options"},
     "cli": {
         "config", "settings", "console", "verbs", "bench", "data_verbs", "doctor", "data",
-        "options",
+        "judging", "options",
         "registry", "runs", "launch", "processes", "tables", "hints", "deploy_verbs",
         "report", "reproducing",
     },
