@@ -188,16 +188,17 @@ def mark(
     read = about["read"] if about["source"] == "nifti" else {}
     if volumes:
         marking.check_pictures(predictor.model, 2, images)  # a volume is told slice by slice
-        found = [marking.volume(predictor, task, path, name, read) for path, name in volumes]
+        made = (marking.volume(predictor, task, path, name, read) for path, name in volumes)
     else:
         names, given = unlabelled(images, about)
         marking.check_pictures(predictor.model, given[0].ndim - 1, images)
-        found = list(marking.pictures(predictor, task, names, given))
-    table, looks = out / "masks.csv", out / "overlays.png"
+        made = marking.pictures(predictor, task, names, given)
+    table, looks, found = out / "masks.csv", out / "overlays.png", []
     with writing(str(out)):
-        for one in found:
+        for one in made:
             (out / one.file).parent.mkdir(parents=True, exist_ok=True)
             runs.write_whole(out / one.file, one.content)
+            found.append(one._replace(content=b""))  # which may be large
         overlays.save(marking.to_look_at(found), looks)
         runs.write_whole(table, marking.as_table(found))
     empty, far = sum(one.marked == 0 for one in found), sum(one.distance > FAR for one in found)

@@ -13,7 +13,7 @@
 #
 # A folder of volumes, some with masks, becomes a meta-trained run; the run is adapted to three
 # labelled volumes of another scanner, and marks a new one on its own voxels. Everything here is the
-# command line, called from Python. It runs in under a minute on two cores.
+# command line, called from Python. It takes about a minute on two cores.
 #
 # The "patients" are **simulated**: one real average brain (the built-in data's), moved, with other
 # contrast and noise for each. They stand for yours, and for nothing clinical.

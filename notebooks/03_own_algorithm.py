@@ -14,7 +14,7 @@
 # A learner is four pure functions of **one** episode: `init`, `adapt`, `predict`, `loss`. Sampling,
 # `vmap` over episodes, devices, the optimiser, evaluation and its intervals are the engine's. Here
 # is one that no paper has: prototypes under a distance whose weight for each feature is learned.
-# It runs in under a minute on two cores.
+# It takes about a minute on two cores.
 
 # %%
 import functools

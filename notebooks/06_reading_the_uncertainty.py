@@ -13,7 +13,7 @@
 #
 # A probability of 90% should be right nine times in ten, and a set that promises to hold the truth
 # should say how often it does. Both are fitted on meta-validation classes, and both can be asked
-# for their word on classes that nothing was fitted on. It runs in under a minute on two cores.
+# for their word on classes that nothing was fitted on. It takes about a minute on two cores.
 
 # %%
 import jax
