@@ -184,6 +184,7 @@ def mark(
     predictor: Predictor, task: Task, about: Mapping[str, Any], images: str, out: Path
 ) -> dict[str, Any]:
     """Write a mask of each image into a folder, a table of them, and some to look at."""
+    made: Iterator[marking.Mask]
     volumes = marking.volumes_of(images)
     read = about["read"] if about["source"] == "nifti" else {}
     if volumes:
