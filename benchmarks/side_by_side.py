@@ -15,9 +15,11 @@ import json
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 
@@ -31,12 +33,12 @@ from medmeta_jax.experiment import Experiment
 from medmeta_jax.losses import accuracy
 from medmeta_jax.meta_gradient import make_episode_loss, of_the_mean
 from medmeta_jax.metrics.intervals import over_episodes, paired_difference
-from medmeta_jax.types import Episode
+from medmeta_jax.types import Episode, Examples
 from medmeta_jax.weights import named
 
 EPISODES_AT_ONCE = 25
 GRADIENTS = 5  # of the first meta-steps, held against float64
-FIRST_STEP_TOLERANCE = 1e-4  # of the first loss, against PyTorch's in float64
+FIRST_STEP_TOLERANCE = 1e-6  # of the first loss in float64
 
 
 def build(given: argparse.Namespace) -> Experiment:
@@ -115,6 +117,11 @@ def train_torch(experiment: Experiment) -> tuple[Loop, list[float]]:
     return loop, losses
 
 
+def in_double(arrays: Arrays) -> Arrays:
+    """Images in float64; labels as they are."""
+    return Arrays(*(a.astype(np.float64) if a.dtype.kind == "f" else a for a in arrays))
+
+
 class Pair(NamedTuple):
     """The meta-gradient, and the loss, of the first meta-steps: here, and in PyTorch by dtype."""
 
@@ -137,7 +144,7 @@ def first_gradients(experiment: Experiment) -> Pair:
 
     def in_torch(step: int, dtype: Any) -> tuple[float, np.ndarray]:
         arrays = draw(state.key, step)
-        cast = Arrays(*(a.astype(dtype) if a.dtype.kind == "f" else a for a in arrays))
+        cast = in_double(arrays) if dtype == np.float64 else arrays
         first = {name: value.astype(dtype) for name, value in start.items()}
         loop = Loop(Task(work, cast, first, channels_last=False))
         loss, grads = loop.meta_gradient(list(range(count)))
@@ -147,10 +154,24 @@ def first_gradients(experiment: Experiment) -> Pair:
 
 
 def require_the_same(experiment: Experiment) -> None:
-    """SystemExit where the first loss here is not PyTorch's in float64: in float32 the inner steps
-    amplify its rounding within one meta-step."""
-    pair = first_gradients(experiment)
-    ours, exact = pair.here(0)[0], pair.torch(0, np.float64)[0]
+    """SystemExit where the loss of the first meta-step is not PyTorch's, both in float64: in
+    float32 the inner steps amplify rounding within one meta-step, here as there."""
+    state = running.initial_progress(experiment, experiment.training).state
+    draw, config = drawer(experiment), experiment.config
+    arrays = in_double(draw(state.key, 0))
+    start = {name: value.astype(np.float64) for name, value in named(state.params).items()}
+    loop = Loop(Task(workload(experiment), arrays, start, channels_last=False))
+    exact = loop.meta_gradient(list(range(config.meta_batch)))[0]
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), state.params)
+
+        def loss(x_s: Any, y_s: Any, x_q: Any, y_q: Any) -> Any:
+            sides = (Examples(x, y, jnp.ones(len(y), bool)) for x, y in ((x_s, y_s), (x_q, y_q)))
+            classes = jnp.arange(experiment.outputs)
+            episode = Episode(*sides, classes, jnp.asarray(0))
+            return experiment.learner.loss(params, episode, jax.random.key(0), jnp.asarray(0))[0]
+
+        ours = float(jax.jit(jax.vmap(loss))(*map(jnp.asarray, arrays)).mean())
     gap = abs(ours - exact) / exact
     if gap > FIRST_STEP_TOLERANCE:
         raise SystemExit(f"the first meta-step differs by {gap:.1e}: not the same training")
@@ -191,30 +212,64 @@ def judge_torch(experiment: Experiment, loop: Loop) -> np.ndarray:
     return np.asarray(found)
 
 
+class Seed(NamedTuple):
+    """Both accuracies [E] of a seed, and the first step at which their losses are 1% apart."""
+
+    ours: np.ndarray
+    theirs: np.ndarray
+    apart: int | None
+
+
+def train_both(experiment: Experiment, step: Any) -> Seed:
+    """Train and judge both with the configured seed."""
+    seed, began = experiment.config.seed, time.perf_counter()
+    params, losses = train_here(experiment, step)
+    steps = experiment.config.hyper["steps"]
+    ours = evaluate(experiment.learner, params, experiment.test, steps=steps)
+    ours = ours.per_episode["accuracy"]
+    say(f"seed {seed}: medmeta_jax {100 * ours.mean():.2f}, {time.perf_counter() - began:.0f} s")
+    began = time.perf_counter()
+    loop, other = train_torch(experiment)
+    theirs = judge_torch(experiment, loop)
+    # The first step at which rounding has moved the loss by a hundredth of itself.
+    gaps = np.abs(np.subtract(losses, other)) / np.abs(losses)
+    apart = int(np.argmax(gaps > 0.01)) if (gaps > 0.01).any() else None
+    say(f"seed {seed}: PyTorch {100 * theirs.mean():.2f}, "
+        f"{time.perf_counter() - began:.0f} s; apart by 1% at step {apart}")  # fmt: skip
+    return Seed(ours, theirs, apart)
+
+
+def kept(path: Path, experiment: Experiment, step: Any) -> Seed:
+    """A seed's result, from a file where it is there, since it takes a quarter of an hour."""
+    if path.exists():
+        say(f"seed {experiment.config.seed}: from {path}")
+        with np.load(path, allow_pickle=False) as file:
+            apart = int(file["apart"])
+            return Seed(file["ours"], file["theirs"], None if apart < 0 else apart)
+    found = train_both(experiment, step)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    apart = -1 if found.apart is None else found.apart
+    np.savez(path, ours=found.ours, theirs=found.theirs, apart=apart)
+    return found
+
+
 def measure(given: argparse.Namespace) -> dict[str, Any]:
     """Train and judge both with each seed."""
     built = build(given)
     step = running.compile_step(built, built.training).step
-    ours, theirs, apart = [], [], []
-    for seed in range(given.seeds):
-        experiment = built._replace(config=dataclasses.replace(built.config, seed=seed))
+    of_seed = [
+        built._replace(config=dataclasses.replace(built.config, seed=seed))
+        for seed in range(given.seeds)
+    ]
+    for experiment in of_seed:
         require_the_same(experiment)
-        began = time.perf_counter()
-        params, losses = train_here(experiment, step)
-        steps = experiment.config.hyper["steps"]
-        scores = evaluate(experiment.learner, params, experiment.test, steps=steps)
-        ours.append(scores.per_episode["accuracy"])
-        say(f"seed {seed}: medmeta_jax {100 * ours[-1].mean():.2f}, "
-            f"{time.perf_counter() - began:.0f} s")  # fmt: skip
-        began = time.perf_counter()
-        loop, other = train_torch(experiment)
-        theirs.append(judge_torch(experiment, loop))
-        # The first step at which rounding has moved the loss by a hundredth of itself.
-        gaps = np.abs(np.subtract(losses, other)) / np.abs(losses)
-        apart.append(int(np.argmax(gaps > 0.01)) if (gaps > 0.01).any() else None)
-        say(f"seed {seed}: PyTorch {100 * theirs[-1].mean():.2f}, "
-            f"{time.perf_counter() - began:.0f} s; apart by 1% at step {apart[-1]}")  # fmt: skip
     facts = running.facts(built, running.task_of(built))
+    named_by = f"{facts['episodes_hash']}-{given.meta_steps}"
+    seeds = [
+        kept(given.out / f"side_by_side-{named_by}-seed{place}.npz", experiment, step)
+        for place, experiment in enumerate(of_seed)
+    ]
+    ours, theirs, apart = map(list, zip(*seeds, strict=True))
     gap = paired_difference(np.mean(ours, 0), np.mean(theirs, 0))
     return {
         **machine.described(),
@@ -287,6 +342,12 @@ def main() -> None:
     parser.add_argument("--meta-steps", type=int, default=600)
     parser.add_argument("--test-episodes", type=int, default=600)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("benchmarks/results"),
+        help="folder of the seeds that are done, which are not trained again",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     given = parser.parse_args()
     torch.set_num_threads(machine.THREADS)
