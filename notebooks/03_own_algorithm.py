@@ -14,7 +14,7 @@
 # A learner is four pure functions of **one** episode: `init`, `adapt`, `predict`, `loss`. Sampling,
 # `vmap` over episodes, devices, the optimiser, evaluation and its intervals are the engine's. Here
 # is one that no paper has: prototypes under a distance whose weight for each feature is learned.
-# It takes about a minute on two cores.
+# It takes a little over a minute on two cores.
 
 # %%
 import functools
@@ -77,7 +77,7 @@ sampler = functools.partial(
     mm.sample, spec=mm.EpisodeSpec(ways=5, shots=2, queries=10, disjoint="group")
 )
 episode = jax.jit(sampler)(jax.random.key(0), split.pools["train"])
-learner = weighted_protonet(mm.conv4(width=12, depth=3), outputs=5)
+learner = weighted_protonet(mm.conv4(width=12, depth=2), outputs=5)
 theta = learner.init(jax.random.key(0), episode.support.x)
 
 
@@ -116,7 +116,7 @@ def trained(learner):
 unseen = mm.FixedEpisodes(sampler, split.pools["test"], mm.episode_keys(0, 200))
 learners = {
     "weighted": learner,
-    "protonet": mm.protonet(mm.conv4(width=12, depth=3), outputs=5),
+    "protonet": mm.protonet(mm.conv4(width=12, depth=2), outputs=5),
 }
 reports = {name: trained(one) for name, one in learners.items()}
 params = {name: of[-1].progress.state.params for name, of in reports.items()}

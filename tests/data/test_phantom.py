@@ -16,6 +16,7 @@ from medmeta_jax.data.records import Record
 from medmeta_jax.data.samples import DataError, Samples
 from medmeta_jax.data.splits import SIDES, make_split
 from medmeta_jax.data.structures import structures
+from medmeta_jax.options import DataPrepare
 
 SMALL = {"size": 32}  # one executable for all that differs in no more than numbers
 
@@ -140,7 +141,12 @@ def test_wrong_options_are_named(options: dict[str, object], message: str) -> No
 
 def test_options_are_flags_of_data_prepare() -> None:
     arguments = ["phantom", "--out", "x", "--read.patients", "7", "--read.d-prime", "5"]
-    read = cli.parse_prepare([*arguments, "--read.modality", "ct", "--read.no-lesion"])[1]
+    read = cli.parse_reading(
+        DataPrepare,
+        "data prepare",
+        [*arguments, "--read.modality", "ct", "--read.no-lesion"],
+        "phantom",
+    )[1]
     assert (read["patients"], read["d_prime"], read["modality"]) == (7, 5.0, "ct")
     assert read["no_lesion"] is True
     assert read.keys() == {
