@@ -115,13 +115,9 @@ def with_arguments(
 
 def parse_train(arguments: list[str]) -> tuple[TrainConfig, TrainFlags]:
     """Preset, then file, then flags; `hyper`, `net` and `read` flags are those of the factories."""
-    early = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
-    for flag in ("--preset", "--config", "--algorithm", "--backbone", "--data"):
-        early.add_argument(flag)
-    try:
-        chosen, _ = early.parse_known_args(arguments)
-    except argparse.ArgumentError as error:
-        raise ConfigError(str(error)) from None
+    chosen = looked_at_first(
+        arguments, "--preset", "--config", "--algorithm", "--backbone", "--data"
+    )
     preset = chosen.preset
     if preset is None and chosen.data is None and chosen.config is None:
         preset = configs.DEFAULT_PRESET
@@ -178,18 +174,16 @@ def parse_reading(
     return given, dataclasses.asdict(given.read) if known else {}
 
 
-def value_of(flag: str, arguments: list[str]) -> str | None:
-    """What a flag is given, as `--flag value` or `--flag=value`; None where it is not.
-
-    >>> value_of("--support", ["run", "--support=x"]), value_of("--support", ["--support"])
-    ('x', None)
-    """
-    for place, one in enumerate(arguments):
-        if one.startswith(flag + "="):
-            return one.removeprefix(flag + "=")
-        if one == flag and place + 1 < len(arguments):
-            return arguments[place + 1]
-    return None
+def looked_at_first(arguments: list[str], *flags: str) -> argparse.Namespace:
+    """What some flags are given, None where they are not, before all others are known
+    (ConfigError)."""
+    early = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
+    for flag in flags:
+        early.add_argument(flag)
+    try:
+        return early.parse_known_args(arguments)[0]
+    except argparse.ArgumentError as error:
+        raise ConfigError(str(error)) from None
 
 
 def run_launch(arguments: list[str]) -> int:
@@ -267,7 +261,7 @@ def run_verb(arguments: list[str]) -> tuple[dict[str, Any], bool]:
 
         return data_verbs.data_prepare(asked, how), asked.json
     if verb == "adapt":
-        asked, how = parse_reading(Adapt, verb, rest, value_of("--support", rest))
+        asked, how = parse_reading(Adapt, verb, rest, looked_at_first(rest, "--support").support)
         from medmeta_jax import deploy_verbs
 
         return deploy_verbs.adapt(asked, how), asked.json

@@ -13,29 +13,27 @@ RESAMPLED = {"values": "values", "masks": "structures", "objects": "kinds of obj
 
 def table(summary: dict[str, Any], out: TextIO) -> None:
     """The results as aligned text: mean ± 95% interval over episodes, in per cent."""
-    results = summary["results"]
-    if not results:
+    if not summary["results"]:
         return
-    first = results[0]
-    versus = f"minus {first['learner']}"
-    columns = first["columns"]
-    lines = [("learner", *map(heading, columns), versus, "norm")]
-    for row in results:
-        gap = row.get(f"minus_{first['learner']}")
-        lines.append(
-            (
-                row["learner"],
-                *(percent(row.get(name)) for name in columns),
-                percent(gap, sign=True) if gap else "",
-                row["norm"],
-            )
-        )
+    lines = cells(summary["results"])
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     for line in lines:
-        cells = [line[0].ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(line[1:-1], widths[1:-1], strict=True)]
-        print("  ".join([*cells, line[-1]]).rstrip(), file=out)
+        aligned = [line[0].ljust(widths[0])]
+        aligned += [cell.rjust(width) for cell, width in zip(line[1:-1], widths[1:-1], strict=True)]
+        print("  ".join([*aligned, line[-1]]).rstrip(), file=out)
     print(footnote(summary), file=out)
+
+
+def cells(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """The heads of a table, and a line for each row."""
+    first, columns = results[0]["learner"], results[0]["columns"]
+    lines = [("learner", *map(heading, columns), f"minus {first}", "norm")]
+    for row in results:
+        gap = row.get(f"minus_{first}")
+        versus = percent(gap, sign=True) if gap else ""
+        scores = (percent(row.get(name)) for name in columns)
+        lines.append((row["learner"], *scores, versus, row["norm"]))
+    return lines
 
 
 def footnote(summary: dict[str, Any]) -> str:

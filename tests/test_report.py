@@ -114,7 +114,7 @@ def test_runs_side_by_side_are_paired(both: tuple[str, str], tmp_path: Path) -> 
         summary={**one.summary, "results": [{**one.first, "episodes_hash": "x"}]}
     )
     assert loaded.difference(other, elsewhere) is None
-    assert "other episodes" in pages.page([one, elsewhere], {})
+    assert "other episodes" in pages.page([one, elsewhere], ())
 
 
 def test_names_are_not_trusted(both: tuple[str, str], tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_names_are_not_trusted(both: tuple[str, str], tmp_path: Path) -> None:
     run = loaded.read(both[0])
     names = [f"<script>{i}</script>" for i in range(3)]
     confusion = {**run.summary["confusion"], "classes": names}
-    text = pages.page([run._replace(summary={**run.summary, "confusion": confusion})], {})
+    text = pages.page([run._replace(summary={**run.summary, "confusion": confusion})], ())
     assert "&lt;script&gt;0" in text
     assert Reader(text).open == []
 

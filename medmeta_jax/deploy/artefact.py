@@ -205,7 +205,7 @@ class Artefact:
 
     @property
     def _of_masks(self) -> bool:
-        return bool(self.about["labels"] == "masks")
+        return self.about.get("labels") == "masks"  # of before there were masks: classes
 
     def _check_labels(self, images: np.ndarray, labels: np.ndarray, ways: int) -> None:
         most = self.about["outputs"]

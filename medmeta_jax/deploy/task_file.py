@@ -35,6 +35,10 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise DataError(f"{error}; adapt again") from None
     if about.get("kind") != KIND:
         raise DataError(f"{path}: not a task of `medmeta adapt`")
+    if not {"labels", "source", "read"} <= about.keys():
+        raise DataError(
+            f"{path}: of an older version, which did not say how it was read; adapt again"
+        )
     return arrays, about
 
 

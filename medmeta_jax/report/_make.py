@@ -8,7 +8,7 @@ from pathlib import Path
 from medmeta_jax import registry
 from medmeta_jax.report._loaded import Loaded, read
 from medmeta_jax.report._page import page
-from medmeta_jax.report._plots import Plot, save
+from medmeta_jax.report._plots import Plot, png, save
 from medmeta_jax.runs import RunError, write_whole
 
 FIRST = ("rows", "curves", "inner_steps")  # of a page; other plots follow by name
@@ -39,9 +39,10 @@ def make(folders: Sequence[str], out: Path | None = None) -> tuple[Path, Path]:
     folder = runs[0].run.plots if out is None else beside
     plots = plots_of(runs)
     try:
-        for name, plot in plots.items():
-            save(plot, folder, name)
-        write_whole(where, page(runs, plots))
+        drawn = [(plot, png(plot)) for plot in plots.values()]
+        for name, (plot, picture) in zip(plots, drawn, strict=True):
+            save(plot, picture, folder, name)
+        write_whole(where, page(runs, drawn))
     except OSError as error:
         raise RunError(f"{where}: cannot be written ({error.strerror})") from None
     return where, folder

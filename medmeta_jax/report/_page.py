@@ -5,15 +5,15 @@ from __future__ import annotations
 import base64
 import html
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from medmeta_jax.console import heading, percent
 from medmeta_jax.report._loaded import Loaded, difference
-from medmeta_jax.report._plots import Plot, png
-from medmeta_jax.tables import footnote
+from medmeta_jax.report._plots import Plot
+from medmeta_jax.tables import cells, footnote
 
 SIDES = {"train": "meta-train", "val": "meta-validation", "test": "meta-test"}
 
@@ -34,17 +34,16 @@ pre { overflow-x: auto; background: #f6f6f6; padding: .7rem; font-size: .82rem; 
 """
 
 
-def page(runs: Sequence[Loaded], plots: Mapping[str, Plot]) -> str:
-    """The report of one run or several, with these plots in their order."""
+def page(runs: Sequence[Loaded], plots: Sequence[tuple[Plot, bytes]]) -> str:
+    """The report of one run or several, with these plots, as PNG too, in their order."""
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs side by side"
     parts = [f"<h1>{escape(title)}</h1>"]
     if len(runs) > 1:
         parts += section("Side by side", [side_by_side(runs)])
     for run in runs:
         parts += section("Results" if len(runs) == 1 else run.name, results(run))
-    for plot in plots.values():
-        picture = figure(png(plot), plot.title, plot.caption)
-        parts += section(plot.title, [picture])
+    for plot, picture in plots:
+        parts += section(plot.title, [figure(picture, plot.title, plot.caption)])
     for run in runs:
         suffix = "" if len(runs) == 1 else f", {run.name}"
         parts += section(f"By class{suffix}", by_class(run))
@@ -97,15 +96,7 @@ def figure(content: bytes, title: str, caption: str) -> str:
 
 def results(run: Loaded) -> list[str]:
     """The run's table, and what its numbers are."""
-    first, columns = run.first["learner"], run.first["columns"]
-    rows = []
-    for row in run.summary["results"]:
-        gap = row.get(f"minus_{first}")
-        versus = percent(gap, sign=True) if gap else ""
-        rows.append(
-            [row["learner"], *(percent(row.get(name)) for name in columns), versus, row["norm"]]
-        )
-    heads = ["learner", *map(heading, columns), f"minus {first}", "norm"]
+    heads, *rows = cells(run.summary["results"])
     notes = [f'<p class="note">{escape(line)}</p>' for line in footnote(run.summary).split("\n")]
     return [table(heads, rows), *notes]
 

@@ -67,10 +67,11 @@ def png(plot: Plot) -> bytes:
     return out.getvalue()
 
 
-def save(plot: Plot, folder: Path, name: str) -> None:
-    """Write NAME.png, NAME.svg and NAME.csv into a folder, which is made (OSError)."""
+def save(plot: Plot, picture: bytes, folder: Path, name: str) -> None:
+    """Write NAME.png, which is drawn already, NAME.svg and NAME.csv into a folder, which is made
+    (OSError)."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / f"{name}.png", png(plot))
+    write_whole(folder / f"{name}.png", picture)
     drawn = io.BytesIO()
     plot.figure.savefig(drawn, format="svg", metadata={"Date": None})
     write_whole(folder / f"{name}.svg", drawn.getvalue())
