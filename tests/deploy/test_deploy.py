@@ -16,6 +16,7 @@ from PIL import Image
 from medmeta_jax import cli, deploy_verbs, runs, verbs
 from medmeta_jax.data.samples import DataError
 from medmeta_jax.deploy import marking, model as models, task_file
+from medmeta_jax.deploy.artefact import packed
 from medmeta_jax.deploy.predictor import Predictor
 from medmeta_jax.metrics.pooled import softmax
 from medmeta_jax.options import Adapt, Predict
@@ -231,6 +232,15 @@ def test_an_altered_or_damaged_task_is_refused(task: Path, tmp_path: Path) -> No
             task_file.read(tmp_path / f"half-{number}.task")
     with pytest.raises(DataError, match="no such task"):
         task_file.read(tmp_path / "gone.task")
+
+
+def test_a_task_of_an_older_version_is_refused(task: Path, tmp_path: Path) -> None:
+    """One that does not say what its labels are, nor how its support was read."""
+    arrays, about = task_file.read(task)
+    old = {name: value for name, value in about.items() if name not in ("labels", "read")}
+    (tmp_path / "old.task").write_bytes(packed(arrays, old))
+    with pytest.raises(DataError, match=r"of an older version, .*; adapt again"):
+        task_file.read(tmp_path / "old.task")
 
 
 def test_a_task_of_another_run_is_refused(task: Path, tmp_path: Path) -> None:
