@@ -31,7 +31,7 @@ from medmeta_jax.settings import ConfigError, TrainConfig
 def plan_facts(plan: Plan) -> dict[str, Any]:
     """What makes rows of two calls comparable: all but which methods were asked for."""
     plain = configs.to_plain(plan.experiment.config)
-    for name in ("algorithm", "hyper", "seed", "baselines", "devices", "chunk"):
+    for name in ("algorithm", "hyper", "seed", "baselines", "devices", "chunk", "tensorboard"):
         del plain[name]
     return {
         "config": json.loads(json.dumps(plain)),

@@ -7,18 +7,16 @@ and nothing else. Nothing heavy is imported before the arguments are known to be
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import json
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from medmeta_jax import config as configs, launch, registry
+from medmeta_jax import launch
 from medmeta_jax.hints import suggest
 from medmeta_jax.options import (
     Adapt,
@@ -32,11 +30,12 @@ from medmeta_jax.options import (
     Export,
     Launch,
     Predict,
+    Replay,
     Report,
     Reproduce,
-    TrainFlags,
 )
-from medmeta_jax.settings import ConfigError, TrainConfig
+from medmeta_jax.parsing import looked_at_first, parse, parse_reading, parse_train
+from medmeta_jax.settings import ConfigError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_DATA, EXIT_PREEMPTED, EXIT_INTERRUPTED = 1, 2, 3, 75, 130
 
@@ -48,6 +47,7 @@ USAGE = """usage: medmeta VERB [options]
   launch            train in several processes of this machine
   eval RUN          judge a run again
   reproduce RUN     train a run again, and compare to the last bit
+  replay RUN        look at the episodes of a meta-step, such as one that was not finite
   report RUN...     one page of a run, or of several side by side
   adapt RUN         adapt a run to a few labelled images
   predict TASK      tell images by what was adapted
@@ -83,107 +83,6 @@ class Signals:
     def exit_code(self) -> int:
         """The exit code of a program that a signal stopped in good order."""
         return EXIT_INTERRUPTED if self.received == signal.SIGINT else EXIT_PREEMPTED
-
-
-def parse(kind: Any, name: str, arguments: list[str], default: Any = None) -> Any:
-    """Arguments as a dataclass; tyro prints usage errors and exits 2."""
-    import tyro
-
-    extra = {} if default is None else {"default": default}
-    positional = (tyro.conf.PositionalRequiredArgs,)
-    return tyro.cli(kind, prog=f"medmeta {name}", args=arguments, config=positional, **extra)
-
-
-def arguments_class(name: str, values: Mapping[str, Any]) -> Any:
-    """A dataclass of a factory's arguments, whose defaults are `values`."""
-    fields = [(key, type(value), dataclasses.field(default=value)) for key, value in values.items()]
-    return dataclasses.make_dataclass(name, fields, frozen=True)
-
-
-def with_arguments(
-    bases: tuple[type, ...], values: Mapping[str, Mapping[str, Any]]
-) -> tuple[type, dict[str, Any]]:
-    """A dataclass of `bases` with a group of arguments for each of `values`, named after it, and
-    these groups at their defaults. Its documentation is that of the first base."""
-    groups = {name: arguments_class(name.title(), of) for name, of in values.items()}
-    fields = [(n, kind, dataclasses.field(default_factory=kind)) for n, kind in groups.items()]
-    combined = dataclasses.make_dataclass(
-        "Options", fields, bases=bases, frozen=True, namespace={"__doc__": bases[0].__doc__}
-    )
-    return combined, {name: kind() for name, kind in groups.items()}
-
-
-def parse_train(arguments: list[str]) -> tuple[TrainConfig, TrainFlags]:
-    """Preset, then file, then flags; `hyper`, `net` and `read` flags are those of the factories."""
-    chosen = looked_at_first(
-        arguments, "--preset", "--config", "--algorithm", "--backbone", "--data"
-    )
-    preset = chosen.preset
-    if preset is None and chosen.data is None and chosen.config is None:
-        preset = configs.DEFAULT_PRESET
-    base = configs.load(preset, chosen.config)
-    if preset and chosen.data is None and chosen.config is None and not configs.names_data(preset):
-        raise ConfigError(f"preset {preset}: names no data; add --data PATH")
-    named = {
-        key: value
-        for key in ("algorithm", "backbone", "data")
-        if (value := getattr(chosen, key)) is not None
-    }
-    base = configs.check(configs.from_mapping(named, base, "flags"))
-
-    own_arguments = {"hyper": base.hyper, "net": base.net, "read": arguments_of_source(base)}
-    combined, groups = with_arguments((TrainConfig, TrainFlags), own_arguments)
-    fields = {f.name: getattr(base, f.name) for f in dataclasses.fields(TrainConfig)}
-    parsed = parse(combined, "train", arguments, combined(**{**fields, **groups}))
-    flags = TrainFlags(**{f.name: getattr(parsed, f.name) for f in dataclasses.fields(TrainFlags)})
-    values = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(TrainConfig)}
-    values |= {name: dataclasses.asdict(getattr(parsed, name)) for name in own_arguments}
-    own = {"--resume", f"--resume={flags.resume}", flags.resume, "--json", "--distributed"}
-    if flags.resume is not None and set(arguments) - own:
-        raise ConfigError("resume: goes on with the run's own configuration; no other option")
-    return configs.check(TrainConfig(**values)), flags
-
-
-def arguments_of_source(config: TrainConfig) -> dict[str, Any]:
-    """What the source of a configuration's data is told, its own defaults filled in (ConfigError);
-    nothing where it takes nothing, or there is no such data, which is told when it is read."""
-    if config.data in registry.names("data") and not Path(config.data).exists():
-        known = registry.defaults("data", config.data, "catalogue")  # built in; without NumPy
-        return configs.filled("read", config.read, known, config.data)
-    from medmeta_jax.data import sources
-    from medmeta_jax.data.samples import DataError
-
-    try:
-        known = sources.options(config.data)
-    except DataError:
-        return dict(config.read)
-    return configs.filled("read", config.read, known, config.data)
-
-
-def parse_reading(
-    options: type, verb: str, arguments: list[str], source: str | None
-) -> tuple[Any, dict[str, Any]]:
-    """A verb's options, and those of the source that it reads."""
-    known: dict[str, Any] = {}
-    if source is not None:
-        from medmeta_jax.data import sources
-
-        known = sources.options(source)
-    kind, _ = with_arguments((options,), {"read": known} if known else {})
-    given = parse(kind, verb, arguments)
-    return given, dataclasses.asdict(given.read) if known else {}
-
-
-def looked_at_first(arguments: list[str], *flags: str) -> argparse.Namespace:
-    """What some flags are given, None where they are not, before all others are known
-    (ConfigError)."""
-    early = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
-    for flag in flags:
-        early.add_argument(flag)
-    try:
-        return early.parse_known_args(arguments)[0]
-    except argparse.ArgumentError as error:
-        raise ConfigError(str(error)) from None
 
 
 def run_launch(arguments: list[str]) -> int:
@@ -266,8 +165,8 @@ def run_verb(arguments: list[str]) -> tuple[dict[str, Any], bool]:
 
         return deploy_verbs.adapt(asked, how), asked.json
     kinds: dict[str, Any] = {
-        "eval": Eval, "report": Report, "reproduce": Reproduce, "predict": Predict,
-        "export": Export, "bench methods": BenchMethods,
+        "eval": Eval, "report": Report, "reproduce": Reproduce, "replay": Replay,
+        "predict": Predict, "export": Export, "bench methods": BenchMethods,
         "data list": DataList, "data inspect": DataInspect, "data split": DataSplit,
         "doctor": Doctor,
     }  # fmt: skip
@@ -279,13 +178,15 @@ def run_verb(arguments: list[str]) -> tuple[dict[str, Any], bool]:
     if verb == "eval":
         from medmeta_jax import verbs
 
-        return verbs.evaluate(
-            given.run, shots=given.shots, episodes=given.episodes, baselines_=given.baselines
-        ), given.json
+        return verbs.evaluate(given), given.json
     if verb == "reproduce":
         from medmeta_jax import reproducing
 
         return until_told(lambda stop: reproducing.reproduce(given.run, stop)), given.json
+    if verb == "replay":
+        from medmeta_jax import replaying
+
+        return replaying.replay(given.run, given.step), given.json
     if verb == "report":
         return run_report(given), given.json
     if verb in ("predict", "export"):

@@ -13,8 +13,9 @@ class Eval:
 
     run: str
     """The run directory."""
-    shots: int | None = None
-    """Support images a class, in place of the run's."""
+    shots: tuple[int, ...] = ()
+    """Support images a class, in place of the run's. Of several numbers, all rows at each, on the
+    same episodes, kept for the run's report."""
     episodes: int | None = None
     """Number of episodes, in place of the run's."""
     baselines: Literal["none", "some", "all"] = "some"
@@ -100,6 +101,19 @@ class Reproduce:
 
     run: str
     """The run directory, complete."""
+    json: bool = False
+    """One JSON object on stdout."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Replay:
+    """Look at the episodes of one meta-step of a run: whose images, loss or gradient are not
+    finite, and after which inner step. The run is trained up to it from the checkpoint before."""
+
+    run: str
+    """The run directory."""
+    step: int = 0
+    """The meta-step, counted from 0, as the message of a run that stopped says it."""
     json: bool = False
     """One JSON object on stdout."""
 

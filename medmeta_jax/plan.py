@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -142,15 +142,20 @@ def shots_sampler(spec: EpisodeSpec, slots: int) -> Callable[..., Episode]:
     return functools.partial(first_shots, spec=spec, slots=slots)
 
 
-def judged_at(plan: Plan, side: str, shots: int) -> FixedEpisodes:
-    """The fixed list of a side, at a number of shots.
+def at_shots(experiment: Experiment, every: Sequence[int], side: str, shots: int) -> FixedEpisodes:
+    """The fixed list of a side, at a number of shots out of `every` that it is judged at.
 
     Few shots share a program, padded to the most of them: to compile one more takes longer
     than the padding. Each number beyond has one of its own.
     """
-    episodes = plan.experiment.test if side == "test" else plan.experiment.val
-    spec = dataclasses.replace(plan.experiment.spec, shots=plan.shots[-1])
-    slots = max([shots, *(few for few in plan.shots if few <= FEW_SHOTS)])
-    pool = plan.experiment.lists.pool(side, spec, episodes.keys)
+    episodes = experiment.test if side == "test" else experiment.val
+    spec = dataclasses.replace(experiment.spec, shots=max(every))
+    slots = max([shots, *(few for few in every if few <= FEW_SHOTS)])
+    pool = experiment.lists.pool(side, spec, episodes.keys)
     judged = Judged(pool, jnp.asarray(shots))
     return episodes._replace(sampler=shots_sampler(spec, slots), pool=judged)
+
+
+def judged_at(plan: Plan, side: str, shots: int) -> FixedEpisodes:
+    """`at_shots` of a plan."""
+    return at_shots(plan.experiment, plan.shots, side, shots)

@@ -38,6 +38,8 @@ class Run:
         self.summary = folder / "summary.json"
         self.calibration = folder / "calibration.json"
         self.scores = folder / "scores.csv"  # of each row, on each meta-test episode
+        self.by_shots = folder / "by_shots.json"  # where `eval --shots` was given several
+        self.events = folder / "events"  # of TensorBoard, where they were wanted
         self.plots = folder / "plots"
         self.sheet = self.plots / "data.png"
         self.overlays = self.plots / "overlays.png"  # of masks

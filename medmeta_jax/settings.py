@@ -149,6 +149,8 @@ class TrainConfig:
     """Outer steps of one dispatch to the device."""
     test_episodes: int = 600
     """Episodes of the final evaluation."""
+    tensorboard: bool = False
+    """Write TensorBoard events too, into the run's `events` (extra tensorboard)."""
     baselines: Literal["none", "some", "all"] = "some"
     """Rows beside the learner's. "some": untrained, scratch, raw-centroid. "all": also
     those that pre-train an ordinary classifier on the meta-train classes."""

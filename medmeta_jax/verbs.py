@@ -15,6 +15,7 @@ import numpy as np
 from medmeta_jax import (
     config as configs,
     console,
+    events,
     experiment as experiments,
     overlays,
     parallel,
@@ -22,6 +23,7 @@ from medmeta_jax import (
     running,
     runs,
     sheets,
+    shots,
 )
 from medmeta_jax.checkpoint import SaveError
 from medmeta_jax.data.anatomy import cache_folder
@@ -30,6 +32,7 @@ from medmeta_jax.data.splits import SIDES
 from medmeta_jax.deploy.model import model_facts
 from medmeta_jax.experiment import Experiment
 from medmeta_jax.judging import RunFailed, Stop, evaluate_run, stop_if_told
+from medmeta_jax.options import Eval
 from medmeta_jax.runs import Run
 from medmeta_jax.settings import ConfigError, TrainConfig
 from medmeta_jax.train import NonFiniteError
@@ -68,6 +71,8 @@ def train(
         if run.summary.exists():
             raise ConfigError(f"resume: {resume} is complete; start a new run to train further")
         config = configs.load(None, str(run.config))
+    if config.tensorboard:
+        events.require()
     began = time.perf_counter()
     experiment = build(config)
     seconds = {"data": time.perf_counter() - began}
@@ -212,14 +217,25 @@ def side_by_side(chunk: int) -> str:
     return "one episode after another" if chunk == 1 else f"{chunk} episodes side by side"
 
 
+def checkpoints_of(run: Run) -> list[int]:
+    """The steps whose checkpoints are there, oldest first."""
+    return sorted(int(path.name) for path in run.checkpoints.glob("*") if path.name.isdigit())
+
+
 def train_loop(experiment: Experiment, step: Any, run: Run, resume: bool, stop: Stop) -> None:
     """Train with a bar on a terminal, and a line at each meta-validation."""
     config, main = experiment.config, experiment.kind.in_training
     reports = running.train_run(experiment, step, run, resume=resume, told_to_stop=stop)
+    at = max(checkpoints_of(run), default=0) if resume else 0
+    wanted = config.tensorboard and processes.is_first()
     try:
-        with console.bar("training", config.meta_steps) as advance:
+        with (
+            console.bar("training", config.meta_steps) as advance,
+            events.writer(run, after=at, wanted=wanted) as log,
+        ):
             for report in reports:
                 record = running.record_of(report, experiment)
+                log(record)
                 text = f"loss {record['loss']:.3f}  {record['episodes_per_s']:.0f} episodes/s"
                 advance(report.step, text)
                 if report.valid is not None:
@@ -228,11 +244,11 @@ def train_loop(experiment: Experiment, step: Any, run: Run, resume: bool, stop: 
                         f"meta-validation {100 * report.valid:.1f}"
                     )
     except NonFiniteError as error:
-        steps = sorted(int(p.name) for p in run.checkpoints.glob("*") if p.name.isdigit())
+        steps = checkpoints_of(run)
         kept = f"the checkpoint of step {steps[-1]} is kept in {run.checkpoints}" if steps else ""
         raise RunFailed(
-            f"{error}; {kept or 'there was no checkpoint yet'}. "
-            "Lower outer_lr or hyper.inner_lr, or set clip"
+            f"{error}; {kept or 'there was no checkpoint yet'}. Lower outer_lr or hyper.inner_lr, "
+            f"or set clip. Which episode it was: medmeta replay {run.folder} --step {error.step}"
         ) from None
     except OSError as error:
         raise RunFailed(f"{run.folder}: cannot be written ({error.strerror or error})") from None
@@ -248,18 +264,16 @@ def train_loop(experiment: Experiment, step: Any, run: Run, resume: bool, stop: 
     stop_if_told(stop, run)
 
 
-def evaluate(
-    folder: str, *, shots: int | None, episodes: int | None, baselines_: str
-) -> dict[str, Any]:
-    """Judge a run's best parameters again; at another number of shots, if given."""
+def evaluate(given: Eval) -> dict[str, Any]:
+    """Judge a run's best parameters again; at another number of shots or several, if given."""
     enable_compilation_cache()
-    run = runs.existing(folder)
+    run = runs.existing(given.run)
     config = configs.load(None, str(run.config))
-    changes: dict[str, Any] = {"baselines": baselines_}
-    if shots is not None:
-        changes["shots"] = shots
-    if episodes is not None:
-        changes["test_episodes"] = episodes
+    changes: dict[str, Any] = {"baselines": given.baselines}
+    if given.shots:
+        changes["shots"] = max(given.shots)
+    if given.episodes is not None:
+        changes["test_episodes"] = given.episodes
     # Scores do not depend on how episodes are spread: take the devices that are here.
     changes |= {"devices": None, "chunk": None}
     began = time.perf_counter()
@@ -267,8 +281,12 @@ def evaluate(
     seconds = {"data": time.perf_counter() - began}
     describe(experiment)
     check_same_data(experiment, run)
-    progress = running.restore_progress(experiment, run)
-    return evaluate_run(experiment, None, progress.best_params, seconds)
+    params = running.restore_progress(experiment, run).best_params
+    if len(given.shots) > 1:
+        if min(given.shots) < 1:
+            raise ConfigError(f"shots: must be >= 1, got {min(given.shots)}")
+        return shots.judge(experiment, run, params, sorted(set(given.shots)))
+    return evaluate_run(experiment, None, params, seconds)
 
 
 def dry_run(config: TrainConfig) -> dict[str, Any]:

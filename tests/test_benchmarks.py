@@ -42,6 +42,7 @@ def episode_of(arrays: Arrays, index: int) -> Episode:
     return Episode(Examples(x_s, y_s, there[0]), Examples(x_q, y_q, there[1]), jnp.arange(5))
 
 
+@pytest.mark.slow
 def test_a_step_takes_the_episodes_that_it_says() -> None:
     """What a baseline is given to compute is what the engine computes."""
     arrays, key = make_arrays(TINY), jax.random.key(0)

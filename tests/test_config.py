@@ -10,7 +10,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from medmeta_jax import cli, config as configs
+from medmeta_jax import config as configs, parsing
 from medmeta_jax.config import check, from_mapping, load
 from medmeta_jax.settings import ConfigError, TrainConfig
 
@@ -18,7 +18,7 @@ from medmeta_jax.settings import ConfigError, TrainConfig
 def test_preset_then_file_then_flags(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("meta_steps: 7\nshots: [1, 5]\nhyper: {inner_lr: 0.3}\n")
-    config, flags = cli.parse_train(
+    config, flags = parsing.parse_train(
         ["--preset", "anatomy", "--config", str(file), "--meta-steps", "9", "--hyper.steps", "2"]
     )
     assert config.augment == load("anatomy", None).augment  # from the preset
@@ -30,15 +30,15 @@ def test_preset_then_file_then_flags(tmp_path: Path) -> None:
 
 
 def test_no_flag_is_the_default_preset() -> None:
-    assert cli.parse_train([])[0] == check(load("anatomy", None))
-    assert cli.parse_train(["--data", "x"])[0].augment != cli.parse_train([])[0].augment
+    assert parsing.parse_train([])[0] == check(load("anatomy", None))
+    assert parsing.parse_train(["--data", "x"])[0].augment != parsing.parse_train([])[0].augment
 
 
 def test_another_algorithm_has_its_own_arguments() -> None:
-    config, _ = cli.parse_train(["--algorithm", "protonet"])
+    config, _ = parsing.parse_train(["--algorithm", "protonet"])
     assert config.hyper == {}
     with pytest.raises(SystemExit) as error:
-        cli.parse_train(["--algorithm", "protonet", "--hyper.steps", "3"])
+        parsing.parse_train(["--algorithm", "protonet", "--hyper.steps", "3"])
     assert error.value.code == 2
 
 

@@ -64,14 +64,15 @@ def test_they_are_channels_of_one_value_standardised_on_meta_train(made: Experim
     assert abs(values["test"][:, 0].mean()) > 0.1
     np.testing.assert_array_equal(values["test"][:, 1:].sum(1), 1)
     pool = made.split.pools["train"]
-    x = np.asarray(made.sampler(jax.random.key(0), pool).support.x)
+    x = np.asarray(jax.jit(made.sampler)(jax.random.key(0), pool).support.x)
     assert x.shape == (3, 8, 8, 4)
     np.testing.assert_array_equal(x[..., 1:], np.broadcast_to(x[:, :1, :1, 1:], x[..., 1:].shape))
     assert x[..., 0].std() > 0.5  # the image beside them is as it was
 
 
+@pytest.mark.slow
 def test_augmentation_leaves_them_as_they_are(made: Experiment) -> None:
-    episode = made.sampler(jax.random.key(0), made.split.pools["train"])
+    episode = jax.jit(made.sampler)(jax.random.key(0), made.split.pools["train"])
     seen = []
 
     def loss(params: Params, given: Episode, key: Array, step: Array) -> Any:
@@ -103,6 +104,7 @@ def test_other_covariates_are_other_data(made: Experiment, data: str) -> None:
     assert first != second
 
 
+@pytest.mark.slow
 def test_what_is_missing_takes_a_backbone_that_does_without(data: str) -> None:
     path = table(data, "holes.csv", missing="p03")
     config = dataclasses.replace(CONFIG, data=data, covariates=path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import numpy as np
 
@@ -16,6 +18,7 @@ from medmeta_jax.evaluation import (
     sample_key,
     score_predictions,
 )
+from medmeta_jax.types import Episode
 
 from .conftest import WAYS, tiny_backbone
 from .test_train import EXAMPLE, POOL, sampler
@@ -25,12 +28,18 @@ def test_predictions_equal_a_plain_loop() -> None:
     learner = maml(tiny_backbone(), outputs=WAYS, steps=2)
     params = learner.init(jax.random.key(0), EXAMPLE)
     fixed = FixedEpisodes(sampler, POOL, episode_keys(3, 4))
+    draw = jax.jit(sampler)
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def told(episode: Episode, key: jax.Array, steps: int | None) -> jax.Array:
+        adapted = learner.adapt(params, episode.support, key, steps)
+        return learner.predict(adapted, episode.query.x, episode.query.mask)
+
     for steps in (None, 0, 2):
         found = predict_episodes(learner, params, fixed, steps=steps)
         for i, key in enumerate(fixed.keys):
-            episode = sampler(sample_key(key), POOL)
-            adapted = learner.adapt(params, episode.support, key, steps)
-            logits = learner.predict(adapted, episode.query.x, episode.query.mask)
+            episode = draw(sample_key(key), POOL)
+            logits = told(episode, key, steps)
             np.testing.assert_allclose(found.logits[i], logits, rtol=1e-3, atol=1e-4)
             np.testing.assert_array_equal(found.y[i], episode.query.y)
             np.testing.assert_array_equal(found.classes[i], episode.classes)

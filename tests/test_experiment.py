@@ -57,10 +57,11 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 
 def drawn_classes(experiment: Experiment, side: str) -> set[str]:
     episodes = getattr(experiment, side)
+    draw = jax.jit(experiment.sampler)
     labels = {
         int(label)
         for key in episodes.keys
-        for label in experiment.sampler(sample_key(key), episodes.pool).classes
+        for label in draw(sample_key(key), episodes.pool).classes
     }
     return {experiment.split.class_names[label] for label in labels}
 
@@ -126,6 +127,7 @@ def test_settings_are_chosen_on_meta_validation_and_are_the_best(
     assert seen[-1] == (False, 0.2, 20)
 
 
+@pytest.mark.slow
 def test_pre_training_learns_the_pools_own_classes(experiment: Experiment) -> None:
     """Its labels are the pool's, not the episode's: the classifier tells all classes apart."""
     learner = registry.factory("algorithms", "nearest_centroid")(
@@ -144,22 +146,18 @@ def test_pre_training_learns_the_pools_own_classes(experiment: Experiment) -> No
 
 @pytest.mark.parametrize("side", ["support", "query"])
 def test_augmentation_touches_the_side_it_is_told_to(experiment: Experiment, side: str) -> None:
-    seen = {}
-
     def loss(params, episode, key, step):
-        seen["episode"] = episode
-        return experiment.learner.loss(params, episode, key, step)
+        return episode
 
     config = dataclasses.replace(experiment.config, augment=("rotate",), augment_on=side)
     learner = experiments.with_augmentation(
         config, experiment.split, experiment.learner._replace(loss=loss)
     )
     key = jax.random.key(0)
-    episode = experiment.sampler(key, experiment.split.pools["train"])
-    params = learner.init(key, experiment.example_x)
-    learner.loss(params, episode, key, jnp.zeros((), jnp.int32))
+    episode = jax.jit(experiment.sampler)(key, experiment.split.pools["train"])
+    seen = jax.jit(learner.loss)({}, episode, key, jnp.zeros((), jnp.int32))
     for name in ("support", "query"):
-        same = bool((getattr(seen["episode"], name).x == getattr(episode, name).x).all())
+        same = bool((getattr(seen, name).x == getattr(episode, name).x).all())
         assert same == (name != side)
 
 
@@ -179,7 +177,7 @@ def test_the_optimiser_is_the_configured_one() -> None:
 def test_norm_statistics_are_those_of_the_adapted_network(experiment: Experiment) -> None:
     """Judged on the support itself, the adapted network normalises with its own statistics."""
     learner, key = experiment.learner, jax.random.key(0)
-    episode = experiment.sampler(key, experiment.split.pools["train"])
+    episode = jax.jit(experiment.sampler)(key, experiment.split.pools["train"])
     params = learner.init(key, experiment.example_x)
     adapted = learner.adapt(params, episode.support, key)
     x, mask = episode.support.x, episode.support.mask
@@ -190,6 +188,7 @@ def test_norm_statistics_are_those_of_the_adapted_network(experiment: Experiment
     assert max(jax.tree.leaves(gaps)) > 1e-4
 
 
+@pytest.mark.slow
 def test_a_data_set_for_each_side_and_two_to_train_on(tmp_path: Path) -> None:
     """Episodes of one domain by default; turned classes in meta-training alone."""
     paths = {}
@@ -239,6 +238,7 @@ def findings(where: Path) -> TrainConfig:
     return dataclasses.replace(CONFIG, data=path, ways=2)
 
 
+@pytest.mark.slow
 def test_several_labels_from_end_to_end(tmp_path: Path) -> None:
     """Trained, chosen by AUROC, and told at a threshold of meta-validation alone."""
     made = experiments.build(findings(tmp_path))
@@ -321,6 +321,7 @@ def measured_images(where: Path) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_values_from_end_to_end(tmp_path: Path) -> None:
     """Trained, chosen by R², beside the support's mean, and told in their own units."""
     config = dataclasses.replace(
@@ -379,6 +380,7 @@ OF_CELLS = dataclasses.replace(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_objects_from_end_to_end(tmp_path: Path) -> None:
     """Trained on dark cells, chosen by CPM, judged on bright ones of other images by boxes."""
     made = experiments.build(dataclasses.replace(OF_CELLS, data=str(write_cells(tmp_path / "s"))))

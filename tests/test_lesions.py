@@ -15,9 +15,9 @@ from PIL import Image
 
 from medmeta_jax import (
     baselines,
-    cli,
     details,
     experiment as experiments,
+    parsing,
     plan as plans,
     protocol,
     running,
@@ -84,7 +84,7 @@ def test_what_is_built(made: Experiment) -> None:
         "train": {"black", "dark", "pale", "white", "none"}, "val": {"dim", "none"},
         "test": {"light", "none"},
     }  # fmt: skip
-    episode = made.sampler(jax.random.key(0), made.split.pools["train"])
+    episode = jax.jit(made.sampler)(jax.random.key(0), made.split.pools["train"])
     assert episode.support.y.shape == (4, SIZE, SIZE)
     np.testing.assert_array_equal(np.asarray(episode.support.y).sum((1, 2)), [16, 16, 0, 0])
 
@@ -171,15 +171,15 @@ def test_what_is_not_for_lesions_is_refused(name: str) -> None:
 
 
 def test_what_a_source_is_told_is_configuration(data: str) -> None:
-    config, _ = cli.parse_train(["--preset", "case-study", "--read.patients", "66"])
+    config, _ = parsing.parse_train(["--preset", "case-study", "--read.patients", "66"])
     assert config.read["patients"] == 66
     assert config.read["types"] == 10
     assert config.read["seed"] == 0  # filled in, so that a run holds all that it was told
-    other, _ = cli.parse_train(["--preset", "case-study", "--data", data])
+    other, _ = parsing.parse_train(["--preset", "case-study", "--data", data])
     assert "patients" not in other.read
     for given in (["--data", "anatomy", "--read.size", "9"], ["--data", data, "--read.seed", "1"]):
         with pytest.raises(SystemExit) as error:
-            cli.parse_train(given)
+            parsing.parse_train(given)
         assert error.value.code == 2
 
 

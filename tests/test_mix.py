@@ -34,8 +34,8 @@ def test_queries_are_mixed_in_training_alone(config: TrainConfig, mix: str) -> N
     """Traced; the loss that training lowers is another than the learner's."""
     plain, made = (experiments.build(dataclasses.replace(config, mix=how)) for how in ("none", mix))
     key = jax.random.key(0)
-    episode = made.sampler(key, made.split.pools["train"])
-    params = made.learner.init(key, made.example_x)
+    episode = jax.jit(made.sampler)(key, made.split.pools["train"])
+    params = jax.jit(made.learner.init)(key, made.example_x)
     step = jnp.zeros((), jnp.int32)
     values = [
         float(jax.jit(of.loss)(params, episode, key, step)[0])
@@ -45,6 +45,7 @@ def test_queries_are_mixed_in_training_alone(config: TrainConfig, mix: str) -> N
     assert values[2] == values[3]
 
 
+@pytest.mark.slow
 def test_tasks_are_mixed_and_trained_on(config: TrainConfig) -> None:
     made = experiments.build(dataclasses.replace(config, mix="mlti", mix_alpha=0.5))
     plain = experiments.build(config)
@@ -52,10 +53,10 @@ def test_tasks_are_mixed_and_trained_on(config: TrainConfig) -> None:
     pixels = {
         np.asarray(image).tobytes()
         for seed in range(30)
-        for image in plain.sampler(jax.random.key(seed), pool).query.x
+        for image in jax.jit(plain.sampler)(jax.random.key(seed), pool).query.x
     }
     whole = [
-        all(np.asarray(x).tobytes() in pixels for x in made.sampler(key, pool).query.x[:2])
+        all(np.asarray(x).tobytes() in pixels for x in jax.jit(made.sampler)(key, pool).query.x[:2])
         for key in jax.random.split(jax.random.key(1), 20)
     ]
     assert 3 < sum(whole) < 17  # a half of the episodes is as it was

@@ -24,6 +24,7 @@ CONFIG = TrainConfig(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_from_a_configuration_to_a_table(tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, data=str(write_toy(tmp_path / "toy.npz")))
     made = experiments.build(config)

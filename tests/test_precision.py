@@ -26,6 +26,7 @@ def test_a_cpu_refuses_what_it_would_ignore(precision: str) -> None:
         experiments.build(config)
 
 
+@pytest.mark.slow
 def test_bf16_operands_simulated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Operands of the convolutions' products rounded to bfloat16, sums in float32, as a GPU
     would: the second-order meta-gradient keeps its direction."""

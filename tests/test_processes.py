@@ -40,6 +40,7 @@ np.savez(sys.argv[1] + str(jax.process_index()), *leaves)
 """
 
 
+@pytest.mark.slow
 def test_two_processes_get_the_parameters_of_one(x64: None, tmp_path: Path) -> None:
     """2 processes x 2 devices on loopback, 4 devices of one process: the same in float64."""
     address = f"127.0.0.1:{launch.free_port()}"

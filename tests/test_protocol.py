@@ -53,7 +53,7 @@ def test_an_episode_of_fewer_shots_is_the_same_with_fewer_images(plan: Plan) -> 
     assert plan.shots == (1, 3)
     few, many = (plans.judged_at(plan, "test", shots) for shots in plan.shots)
     assert few.sampler is many.sampler is plans.judged_at(plan, "val", 1).sampler  # one program
-    a, b = (of.sampler(of.keys[0], of.pool) for of in (few, many))
+    a, b = (jax.jit(of.sampler)(of.keys[0], of.pool) for of in (few, many))
     np.testing.assert_array_equal(a.query.x, b.query.x)
     np.testing.assert_array_equal(np.flatnonzero(a.support.mask), [0, 3])
     np.testing.assert_array_equal(a.support.x, b.support.x)
@@ -82,7 +82,7 @@ def test_settings_of_a_method(plan: Plan) -> None:
 def test_raw_centroid_is_the_nearest_class_mean_of_pixels(plan: Plan) -> None:
     """By NumPy, on an episode of the plan: no network of the shared backbone is in it."""
     judged = plans.judged_at(plan, "test", 3)
-    episode = judged.sampler(judged.keys[0], judged.pool)
+    episode = jax.jit(judged.sampler)(judged.keys[0], judged.pool)
     learner = protocol.for_method(plan, "raw_centroid").learner
     key = jax.random.key(0)
     adapted = learner.adapt(learner.init(key, episode.support.x), episode.support, key)
@@ -102,6 +102,7 @@ def rows_of(folder: Path) -> dict[str, Any]:
     return {path.name: path.read_text(encoding="utf-8") for path in (folder / "rows").iterdir()}
 
 
+@pytest.mark.slow
 def test_the_folder_goes_on_where_it_was(plan: Plan, tmp_path: Path) -> None:
     """Stopped after a row and called again: the rows of one go, but for their seconds."""
     wanted = ("protonet", "nearest_centroid", "scratch")
@@ -142,6 +143,7 @@ def test_a_damaged_row_is_named(tmp_path: Path) -> None:
         bench.kept_rows(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_search_takes_the_best_on_meta_validation(plan: Plan) -> None:
     """Rates and steps of scratch at each shot, named with what they were chosen from."""
     searching = plan._replace(budget=dataclasses.replace(plan.budget, searches=True))

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -73,7 +74,7 @@ def test_training_leaves_a_report(both: tuple[str, str]) -> None:
     assert summary["results"][0]["episodes_hash"] in text
     plots = {path.stem for path in run.plots.glob("*.svg")}
     expected = {"rows", "curves", "inner_steps", "confusion", "reliability", "policy"}
-    assert plots == expected == set(registry.names("report"))
+    assert plots == expected == set(registry.names("report")) - {"shots"}  # see below
     assert read.pictures == len(plots) + 2  # and the episodes, and the data
     for stem in plots:
         assert Image.open(run.plots / f"{stem}.png").size[0] > 300
@@ -97,6 +98,28 @@ def test_numbers_behind_the_plots_are_the_runs(both: tuple[str, str]) -> None:
     assert told == 2 * counts.sum()  # with and without the temperature
     means = {name: scores.mean() for name, scores in run.scores.items()}
     assert means == pytest.approx({name: drawn[name] for name in means})
+
+
+def test_several_numbers_of_shots_are_kept_and_drawn(
+    both: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the queries of the most; the plot is in the run's next report."""
+    with jax.numpy_dtype_promotion("standard"):
+        cli.main(["eval", both[0], "--shots", "2", "1", "--baselines", "none", "--json"])
+    said = capsys.readouterr()
+    results = json.loads(said.out)["results"]
+    assert [(row["learner"], row["shots"]) for row in results] == [("anil", 1), ("anil", 2)]
+    assert len({row["episodes_hash"] for row in results}) == 1
+    run = loaded.read(both[0])
+    assert results[1]["accuracy"] == run.first["accuracy"]  # two are the run's own
+    assert console.percent(results[0]["accuracy"]) in said.err
+    report.make([both[0]])
+    drawn = list(csv.DictReader((run.run.plots / "shots.csv").open()))
+    assert [float(row["accuracy"]) for row in drawn] == [r["accuracy"]["mean"] for r in results]
+    assert [row["shots"] for row in drawn] == ["1", "2"]
+    with pytest.raises(SystemExit):
+        cli.main(["eval", both[0], "--shots", "0", "1"])
+    assert "shots: must be >= 1, got 0" in capsys.readouterr().err
 
 
 def test_runs_side_by_side_are_paired(both: tuple[str, str], tmp_path: Path) -> None:

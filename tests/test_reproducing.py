@@ -27,6 +27,7 @@ def reproduced(folder: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, object
         return reproducing.reproduce(folder)
 
 
+@pytest.mark.slow
 def test_it_is_the_same_to_the_last_bit(
     run: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -170,6 +170,7 @@ def test_what_is_of_classes_is_refused(made: Experiment, name: str) -> None:
     assert name not in OF_MASKS
 
 
+@pytest.mark.slow
 def test_methods_of_masks_are_compared_by_a_preset(made: Experiment, tmp_path: Path) -> None:
     """What is learned is the preset's, how large the network is the budget's; what is of classes is
     refused before anything runs."""

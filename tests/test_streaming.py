@@ -508,6 +508,7 @@ def outcome(made: experiments.Experiment) -> Any:
     return jax.tree.map(np.asarray, (progress.state.params, progress.best_score)), told, facts
 
 
+@pytest.mark.slow
 def test_an_experiment_is_the_same_from_end_to_end(
     folders, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,8 @@ from medmeta_jax.runs import Run, RunError, existing
 class Loaded(NamedTuple):
     """name: the folder's; config, summary, environment, data: as the run wrote them; metrics: a
     record a line of metrics.jsonl; scores: of each row, its main score [E] on each meta-test
-    episode, empty of a run by an older version."""
+    episode, empty of a run by an older version; by_shots: results at several numbers of shots,
+    where it was judged at them."""
 
     name: str
     run: Run
@@ -26,6 +27,7 @@ class Loaded(NamedTuple):
     environment: dict[str, Any]
     data: dict[str, Any]
     scores: dict[str, np.ndarray]
+    by_shots: list[dict[str, Any]]
 
     @property
     def first(self) -> dict[str, Any]:
@@ -51,7 +53,8 @@ def read(folder: str) -> Loaded:
     data = json_of(run.data) if run.data.exists() else {}
     metrics = [record_of(run.metrics, line) for line in read_text(run.metrics).splitlines()]
     scores = read_scores(run.scores) if run.scores.exists() else {}
-    return Loaded(run.folder.name, run, config, summary, metrics, environment, data, scores)
+    shots = json_of(run.by_shots)["results"] if run.by_shots.exists() else []
+    return Loaded(run.folder.name, run, config, summary, metrics, environment, data, scores, shots)
 
 
 def read_text(path: Path) -> str:

@@ -11,7 +11,7 @@ from medmeta_jax.report._page import page
 from medmeta_jax.report._plots import Plot, png, save
 from medmeta_jax.runs import RunError, write_whole
 
-FIRST = ("rows", "curves", "inner_steps")  # of a page; other plots follow by name
+FIRST = ("rows", "curves", "inner_steps", "shots")  # of a page; other plots follow by name
 
 
 def plots_of(runs: Sequence[Loaded]) -> dict[str, Plot]:

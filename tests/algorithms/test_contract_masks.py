@@ -26,6 +26,9 @@ NAMES = sorted(set(registry.names("algorithms")) - OF_CLASSES)
 PRETRAIN = {"linear_probe", "finetune"}
 SURROGATES = ("reptile", "maml_plus_plus")
 NET = unet(widths=(4, 4), form="patches")
+# One of each way to learn; the others differ from these in what `test_contract.py` tells apart.
+SOON = (*OF_MASKS, "maml", "anil", "reptile", "finetune")
+CASES = [pytest.param(name, marks=() if name in SOON else pytest.mark.slow) for name in NAMES]
 
 
 class Case:
@@ -47,7 +50,7 @@ class Case:
         self.grad = jax.jit(jax.value_and_grad(self.learner.loss, has_aux=True))
 
 
-@pytest.fixture(scope="session", params=NAMES)
+@pytest.fixture(scope="session", params=CASES)
 def case(request: pytest.FixtureRequest) -> Case:
     return Case(request.param)
 

@@ -87,8 +87,17 @@ def require_same(
 
 
 @pytest.mark.parametrize(
-    ("net", "norm"), [*((net, "support") for net in NETS), ("conv4", "none"), ("resnet12", "none")]
-)
+    ("net", "norm"),
+    [
+        ("conv4", "support"),
+        ("conv4", "none"),
+        *(
+            pytest.param(net, norm, marks=pytest.mark.slow)
+            for net, norm in (*((net, "support") for net in NETS if net != "conv4"),
+                              ("resnet12", "none"))
+        ),
+    ],
+)  # fmt: skip
 def test_every_backbone_by_maml(x64: None, net: str, norm: str) -> None:
     """Without norms, biases stand in their place in all of them alike."""
     name, widths, more = NETS[net]

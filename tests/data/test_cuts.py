@@ -223,6 +223,7 @@ def medmeta(where: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_from_volumes_to_a_trained_network(tmp_path: Path) -> None:
     """prepare, inspect and train, by their commands, with the default augmentation."""
     write(tmp_path / "raw")

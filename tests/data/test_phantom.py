@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt
 
-from medmeta_jax import cli
+from medmeta_jax import parsing
 from medmeta_jax.data import phantom, sources
 from medmeta_jax.data.episodes import EpisodeSpec
 from medmeta_jax.data.feasible import check_pool
@@ -141,7 +141,7 @@ def test_wrong_options_are_named(options: dict[str, object], message: str) -> No
 
 def test_options_are_flags_of_data_prepare() -> None:
     arguments = ["phantom", "--out", "x", "--read.patients", "7", "--read.d-prime", "5"]
-    read = cli.parse_reading(
+    read = parsing.parse_reading(
         DataPrepare,
         "data prepare",
         [*arguments, "--read.modality", "ct", "--read.no-lesion"],

@@ -1,0 +1,68 @@
+"""`medmeta eval RUN --shots 1 5 10`: what more images a class are worth.
+
+One list of episodes at every number of shots: an episode of k shots is that of the most, with the
+first k support images of each class. So rows are paired by episode, and queries are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from medmeta_jax import baselines, console, running
+from medmeta_jax.data.feasible import check_pool
+from medmeta_jax.experiment import Experiment
+from medmeta_jax.plan import at_shots
+from medmeta_jax.runs import Run, write_json
+from medmeta_jax.types import Params
+
+
+def judge_at(experiment: Experiment, params: Params, shots: Sequence[int]) -> list[dict[str, Any]]:
+    """Every row at every number of shots, fewest first, as `summary.json` holds rows.
+
+    The experiment's episodes have the most of these shots. Raises DataError where a class has too
+    few images for them.
+    """
+    for side in ("val", "test"):
+        classes = experiment.split.classes[side]
+        check_pool(experiment.split.pools[side], experiment.spec, classes, f"meta-{side}")
+    task = running.task_of(experiment)
+    facts, groups = running.facts(experiment, task), baselines.query_groups(task)
+    results = []
+    for count in shots:
+        val, test = (at_shots(experiment, shots, side, count) for side in ("val", "test"))
+        first = None
+        for row in running.judge(experiment._replace(val=val, test=test), params):
+            first = first or row
+            results.append(baselines.result(row, first, {**facts, "shots": count}, groups))
+            main = console.percent(results[-1][experiment.kind.columns[0]])
+            console.say(f"evaluated  {count}-shot {row.learner}: {main}")
+    return results
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """The main score, a row for each learner and a column for each number of shots."""
+    main, every = results[0]["columns"][0], sorted({row["shots"] for row in results})
+    names = list(dict.fromkeys(row["learner"] for row in results))
+    cells = {(row["learner"], row["shots"]): console.percent(row[main]) for row in results}
+    lines = [("learner", *(f"{count}-shot" for count in every))]
+    lines += [(name, *(cells[name, count] for count in every)) for name in names]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    texts = [
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
+        for line in lines
+    ]
+    row = results[0]
+    return "\n".join([
+        *texts,
+        f"{console.heading(main)}, per cent, mean ± 95% interval over {row['episodes']} meta-test "
+        f"episodes {row['episodes_hash']}, the same at every number of shots.",
+    ])  # fmt: skip
+
+
+def judge(experiment: Experiment, run: Run, params: Params, shots: Sequence[int]) -> dict[str, Any]:
+    """{"results", "table", "run"}; kept in the run, where its report finds it."""
+    results = judge_at(experiment, params, shots)
+    write_json(run.by_shots, {"results": results})
+    console.say(f"by shots   {run.by_shots}; drawn by: medmeta report {run.folder}")
+    return {"results": results, "table": table(results), "run": str(run.folder)}
