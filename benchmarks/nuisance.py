@@ -22,13 +22,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import machine
 from medmeta_jax import console, registry, running, verbs
 from medmeta_jax.augment._ops import augment_examples
-from medmeta_jax.augment._policy import MOST
+from medmeta_jax.augment._policy import magnitude_parameter
 from medmeta_jax.config import check
 from medmeta_jax.evaluation import evaluate
 from medmeta_jax.experiment import Experiment
@@ -64,8 +63,7 @@ def held_fixed(learner: MetaLearner) -> MetaLearner:
 
     def init(key: Array, x: Any) -> Params:
         params = learner.init(key, x)
-        at_default = jnp.log(jnp.asarray(1 / (MOST - 1), float))
-        magnitude = jax.tree.map(lambda _: at_default, params["policy"]["magnitude"])
+        magnitude = jax.tree.map(lambda _: magnitude_parameter(1.0), params["policy"]["magnitude"])
         return {**params, "policy": {**params["policy"], "magnitude": magnitude}}
 
     def loss(params: Params, *given: Any) -> Any:

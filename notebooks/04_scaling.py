@@ -131,7 +131,7 @@ left.bar(names, middle, yerr=np.abs(ends - middle), color="#0072b2", capsize=3)
 left.set(xlabel="devices", ylabel="episodes a second")
 
 # Not measured: by arithmetic, a ring passes each number twice, whatever the number of devices.
-sizes = np.logspace(4, 8, 50)
+sizes = np.logspace(3, 8, 50)
 for link, speed, style in (
     ("within a node, 300 GB/s", 300e9, "-"),
     ("between nodes, 25 GB/s", 25e9, "--"),

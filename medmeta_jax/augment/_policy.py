@@ -1,12 +1,15 @@
 """An augmentation of the support set that is learned with the network.
 
-    x' = Σ_o w_o T_o(x; m_o),   w = Gumbel-softmax(c / τ),   m_o = most_o σ(r_o)
+    x' = Σ_o w_o T_o(x; m_o),   w = Gumbel-softmax(s c / τ),   m_o = most_o σ(s r_o)
 
 T_o are ops of this folder, one of them leaving the image as it is. c and r are meta-parameters:
 each copy of a support image is changed by one op, drawn by c (Jang, Gu, Poole, 2017, arXiv
 1611.01144: the draw is one-hot, its derivative the softmax's), with a magnitude m whose derivative
 passes through the image (`Op`). Or, as "sum", by all of them: w = softmax(c), a learned linear mix
 f(X) = Σ_j α_j x_j of an image and its changes.
+
+s is a constant: one optimiser at one rate moves weights and policy alike, and Adam moves each by at
+most its rate a step, by which a logit of a few units would take thousands of steps.
 
 The query is clean, so that the meta-gradient says what changes of the support make adaptation
 better, as it says of every other meta-parameter. The images themselves stay in the support beside
@@ -42,6 +45,7 @@ TEMPERATURE = 0.5
 MOST = 3.0  # times the op's own default, what a magnitude may become
 How = Literal["draw", "sum"]
 START = 0.3  # of that default, where it begins
+SPEED = 10.0  # logits a unit of c and r
 
 
 class Choice(NamedTuple):
@@ -53,17 +57,25 @@ class Choice(NamedTuple):
 
 def init_policy(ops: Mapping[str, Choice]) -> Params:
     """{"magnitude": {name: r}, "choice": {name: c, "none": c}}, scalars."""
-    start = jnp.log(jnp.asarray(START / (MOST - START), float))
     return {
-        "magnitude": dict.fromkeys(ops, start),
+        "magnitude": dict.fromkeys(ops, magnitude_parameter(START)),
         "choice": {name: jnp.zeros(()) for name in (NONE, *ops)},
     }
+
+
+def magnitude_parameter(times: float) -> Array:
+    """The r of a magnitude of so many times the op's default.
+
+    >>> round(float(MOST * jax.nn.sigmoid(SPEED * magnitude_parameter(1.0))), 4)
+    1.0
+    """
+    return jnp.log(jnp.asarray(times / (MOST - times), float)) / SPEED
 
 
 def magnitudes(policy: Params, ops: Mapping[str, Choice]) -> dict[str, Array]:
     """The magnitude of each op."""
     return {
-        name: MOST * op.default * jax.nn.sigmoid(policy["magnitude"][name])
+        name: MOST * op.default * jax.nn.sigmoid(SPEED * policy["magnitude"][name])
         for name, op in ops.items()
     }
 
@@ -71,7 +83,7 @@ def magnitudes(policy: Params, ops: Mapping[str, Choice]) -> dict[str, Array]:
 def shares(policy: Params) -> dict[str, Array]:
     """How often each op is drawn, and none."""
     names = sorted(policy["choice"])
-    found = jax.nn.softmax(jnp.stack([policy["choice"][name] for name in names]))
+    found = jax.nn.softmax(SPEED * jnp.stack([policy["choice"][name] for name in names]))
     return dict(zip(names, found, strict=True))
 
 
@@ -91,7 +103,7 @@ def changed(
         raise ValueError("how must be draw for label maps, of which there is no sum")
     strength = magnitudes(policy, ops)
     made: list[list[Op]] = [[], *([op.make(magnitude=strength[n])] for n, op in ops.items())]
-    logits = jnp.stack([policy["choice"][name] for name in (NONE, *ops)])
+    logits = SPEED * jnp.stack([policy["choice"][name] for name in (NONE, *ops)])
 
     def one(key: Array, image: Array, label_map: Array | None) -> tuple[Array, Array | None]:
         draw_key, *keys = jax.random.split(key, 1 + len(made))

@@ -14,6 +14,7 @@ from medmeta_jax.algorithms.maml import maml
 from medmeta_jax.augment._policy import (
     MOST,
     NONE,
+    SPEED,
     START,
     Choice,
     changed,
@@ -129,7 +130,7 @@ def test_a_sum_is_of_all_by_their_shares(x64: None) -> None:
         for name in (NONE, *ops)
     ]
     weights = jnp.asarray([0.2, 0.5, 0.3])
-    choice = dict(zip((NONE, *ops), jnp.log(weights), strict=True))
+    choice = dict(zip((NONE, *ops), jnp.log(weights) / SPEED, strict=True))
     policy = {**params["policy"], "choice": choice}
     found = changed(policy, ops, KEY, episode.support, "sum")
     expected = sum(w * part for w, part in zip(weights, parts, strict=True))
