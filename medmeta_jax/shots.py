@@ -6,6 +6,7 @@ first k support images of each class. So rows are paired by episode, and queries
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,13 +21,13 @@ from medmeta_jax.types import Params
 def judge_at(experiment: Experiment, params: Params, shots: Sequence[int]) -> list[dict[str, Any]]:
     """Every row at every number of shots, fewest first, as `summary.json` holds rows.
 
-    The experiment's episodes have the most of these shots. Raises DataError where a class has too
-    few images for them.
+    Raises DataError where a class has too few images for the most of them.
     """
+    spec = dataclasses.replace(experiment.spec, shots=max(shots))
     for side in ("val", "test"):
         classes = experiment.split.classes[side]
-        check_pool(experiment.split.pools[side], experiment.spec, classes, f"meta-{side}")
-    task = running.task_of(experiment)
+        check_pool(experiment.split.pools[side], spec, classes, f"meta-{side}")
+    task = running.task_of(experiment)._replace(spec=spec)
     facts, groups = running.facts(experiment, task), baselines.query_groups(task)
     results = []
     for count in shots:

@@ -270,8 +270,8 @@ def evaluate(given: Eval) -> dict[str, Any]:
     run = runs.existing(given.run)
     config = configs.load(None, str(run.config))
     changes: dict[str, Any] = {"baselines": given.baselines}
-    if given.shots:
-        changes["shots"] = max(given.shots)
+    if len(given.shots) == 1:
+        changes["shots"] = given.shots[0]
     if given.episodes is not None:
         changes["test_episodes"] = given.episodes
     # Scores do not depend on how episodes are spread: take the devices that are here.

@@ -15,7 +15,7 @@
 # are spread over a mesh of devices with one axis, and a step of any number of devices, on one
 # machine or on several, has one thing to communicate. Here the mesh is made of a CPU that passes
 # for four devices; on a GPU node it is the same program with `jax.devices()` as they are. It takes
-# about a minute on two cores.
+# a little over a minute on two cores.
 
 # %%
 import functools
