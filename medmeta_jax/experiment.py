@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -40,6 +41,7 @@ from medmeta_jax.labels import (
     Kind,
     kind_of_pool,
 )
+from medmeta_jax.losses import dice_and_cross_entropy
 from medmeta_jax.meta_gradient import EpisodeLoss
 from medmeta_jax.objectives import Objective
 from medmeta_jax.outer import make_objective, make_through, outer_optimiser
@@ -144,8 +146,9 @@ def check_fits(experiment: Experiment) -> None:
         y, logits = jax.eval_shape(predicted, one_image(experiment.split.pools["train"]))
         fits = logits.shape[:-1] == (y.shape[:-1] if kind is SEVERAL else y.shape)
     except ValueError as error:
-        # What JAX says of a loss over pixels and no logit for each is of no help.
-        if kind not in OF_PIXELS or with_pixels:
+        # What JAX says of a loss over pixels and no logit for each, or of the contrary, is of no
+        # help.
+        if (kind in OF_PIXELS) == with_pixels:
             raise ConfigError(f"algorithm: {config.algorithm}: {error}") from None
         fits = False
     except TypeError:
@@ -154,6 +157,11 @@ def check_fits(experiment: Experiment) -> None:
         raise ConfigError(
             f"backbone: {config.algorithm} over {config.backbone} has no prediction for each pixel "
             "of a mask; take a backbone that has, such as unet"
+        )
+    if not fits and with_pixels and kind not in OF_PIXELS:
+        raise ConfigError(
+            f"backbone: {config.backbone} has an output for each pixel, and these labels are "
+            f"{kind.name} of whole images; take a backbone of these, such as conv4"
         )
     if not fits:
         raise ConfigError(f"algorithm: {config.algorithm} does not take {kind.name}")
@@ -289,9 +297,18 @@ def build(config: TrainConfig) -> Experiment:
         mesh=mesh,
         weights=start,
     )
-    if kind in (*OF_ONE_WAY, *OF_LESIONS):
+    if kind in (*OF_ONE_WAY, *OF_LESIONS) or of_pixels(made):
         check_fits(made)
     return made
+
+
+def of_pixels(experiment: Experiment) -> bool:
+    """Whether the backbone or the algorithm is one of pixels, which labels of whole images may not
+    be for. Any other pair of them takes classes, and is not traced to see."""
+    make = registry.factory("algorithms", experiment.config.algorithm)
+    loss = inspect.signature(make).parameters.get("loss")
+    of_masks = loss is not None and loss.default is dice_and_cross_entropy
+    return of_masks or marks_pixels(experiment.backbone, experiment.example_x)
 
 
 def with_stream(config: TrainConfig, mesh: Mesh) -> TrainConfig:

@@ -124,9 +124,9 @@ gap = found["learned policy"] - found["no policy"]
 # %% [markdown]
 # What the policy became, step by step: left, how often a copy is changed by each op, or by none;
 # right, the magnitudes, in units of each op's default. Of the two ops the one that is needed is
-# drawn more and more often. Its magnitude does not follow, probably because a turn moves an image's edges by whole
-# pixels, and the derivative by the angle sees no further than the next one. With one seed the
-# difference above, a few tenths of a point, says nothing of another training.
+# drawn more and more often. Its magnitude does not follow, probably because a turn moves an image's
+# edges by whole pixels, and the derivative by the angle sees no further than the next one. With one
+# seed the difference above, a few tenths of a point, says nothing of another training.
 
 # %%
 steps, default = list(policies), policies[25]["default"]

@@ -144,6 +144,19 @@ def test_pre_training_learns_the_pools_own_classes(experiment: Experiment) -> No
     assert losses[-1] < 0.3 < losses[0]
 
 
+def test_labels_of_whole_images_take_a_backbone_of_these(experiment: Experiment) -> None:
+    """Whatever an algorithm makes of maps, or JAX says of their shapes."""
+    for algorithm in ("maml", "protonet", "pmf", "r2d2", "linear_probe"):
+        config = dataclasses.replace(
+            experiment.config, algorithm=algorithm, hyper={}, backbone="unet", net={"width": 4}
+        )
+        with pytest.raises(ConfigError, match="backbone: unet has an output for each pixel, and"):
+            experiments.build(config)
+    config = dataclasses.replace(experiment.config, algorithm="alpnet", hyper={})
+    with pytest.raises(ConfigError, match="algorithm: alpnet: has a prototype for the pixels of"):
+        experiments.build(config)
+
+
 @pytest.mark.parametrize("side", ["support", "query"])
 def test_augmentation_touches_the_side_it_is_told_to(experiment: Experiment, side: str) -> None:
     def loss(params, episode, key, step):

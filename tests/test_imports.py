@@ -61,8 +61,8 @@ ALLOWED = {
     },
     "tasks": {"registry", "config", "settings", "data"},
     "experiment": {
-        "types", "registry", "config", "settings", "data", "augment", "labels", "evaluation",
-        "checkpoint",
+        "types", "registry", "config", "settings", "data", "augment", "labels", "losses",
+        "evaluation", "checkpoint",
         "runs", "parallel", "processes", "weights", "objectives", "tasks", "feed", "streaming",
         "meta_gradient", "outer", "fitting",
     },

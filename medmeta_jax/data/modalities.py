@@ -50,7 +50,7 @@ def stacked(records: Sequence[Record], modalities: tuple[str, ...], about: str) 
     missing = [name for name in modalities if name not in known]
     if missing:
         raise DataError(
-            f"{about}: no image is of modality {missing[0]!r}; there are "
+            f"{about}: modalities: no image is of modality {missing[0]!r}; there are "
             f"{', '.join(sorted(map(str, known))) or 'none'}"
         )
     present = np.asarray([[name in of for name in modalities] for of in places.values()])

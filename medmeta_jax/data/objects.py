@@ -102,8 +102,8 @@ def with_objects(samples: Samples, found: Sequence[Objects | None], *, shrink: f
     if all(one is None for one in found):
         raise DataError(
             f"{samples.about}: its images have neither boxes nor masks, so there is nothing to be "
-            "found in them; a folder that was prepared has them if its source had, and if it was "
-            "prepared as whole images"
+            "found in them by this task; a folder that was prepared has them if its source had, "
+            "and if it was prepared as whole images"
         )
     names = tuple(sorted({kind for one in found if one for kind in one.kinds}))
     if not names or len(names) > MOST_KINDS:

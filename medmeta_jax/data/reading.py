@@ -163,7 +163,9 @@ def masks_of(records: list[Record], catalogue: Catalogue) -> list[np.ndarray]:
     found = []
     for record in records:
         if record.mask is None:
-            raise DataError(f"{catalogue.about}: {record.name} has no mask, which is to be learned")
+            raise DataError(
+                f"{catalogue.about}: {record.name} has no mask, which is to be learned by this task"
+            )
         found.append(record.mask)
     return found
 

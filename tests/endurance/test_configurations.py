@@ -42,6 +42,12 @@ LEFT = {
     "net", "algorithm", "backbone", "tensorboard", "on_error",
 }  # fmt: skip
 FIELDS = {field.name for field in dataclasses.fields(TrainConfig)}
+ARGUMENTS = {
+    name
+    for folder in ("algorithms", "backbones")
+    for file in registry.names(folder)
+    for name in registry.defaults(folder, file)
+}
 
 
 def draw(rng: random.Random, data: str) -> dict[str, Any]:
@@ -54,7 +60,7 @@ def draw(rng: random.Random, data: str) -> dict[str, Any]:
         "net": {"width": 4, "depth": 2} if backbone == "conv4" else {},
     }  # fmt: skip
     hints = get_type_hints(TrainConfig)
-    for name in FIELDS - LEFT:
+    for name in sorted(FIELDS - LEFT):
         chance = rng.random()
         if chance < 0.1:
             choices = NUMBERS.get(name) or get_args(hints[name]) or (True, False)
@@ -72,13 +78,7 @@ def require_named(error: Exception, drawn: Any) -> None:
     """Its message names a field, an argument of the algorithm or the backbone, or a side of the
     data."""
     words = set(re.findall(r"[a-z_0-9]+", str(error)))
-    arguments = {
-        name
-        for folder in ("algorithms", "backbones")
-        for file in registry.names(folder)
-        for name in registry.defaults(folder, file)
-    }
-    if not words & (FIELDS | arguments | {"algorithms", "backbones", "meta"}):
+    if not words & (FIELDS | ARGUMENTS | {"algorithms", "backbones", "meta"}):
         raise AssertionError(f"{error!r} names no field of {drawn}")
 
 

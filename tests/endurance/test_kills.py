@@ -80,7 +80,7 @@ def test_killed_at_random_moments(archive: Path, tmp_path: Path) -> None:  # noq
             time.sleep(rng.uniform(0.0, 5.0))
         else:
             if kill:
-                running.until("compiled")
+                running.until("step ")
             time.sleep(rng.uniform(0.0, 1.0))
         running.kill()
         reached.append(last(run)[0])  # it loads, whatever was being written

@@ -54,5 +54,7 @@ def test_memory_handles_and_throughput_stay(archive: Path, tmp_path: Path) -> No
           f"median episodes/s by tenths {min(parts):.0f} to {max(parts):.0f}")  # fmt: skip
     grown = slope * (passed_s[-1] - passed_s[0]) / 3600
     assert grown < 0.05 * megabytes[0]
-    assert handles.max() - handles.min() <= 4  # a save has some open for a moment
+    tenths = np.array_split(handles, 10)  # a save has some open for a moment
+    assert np.median(tenths[-1]) == np.median(tenths[0])
+    assert handles.max() < 100
     assert parts[-1] > 0.8 * parts[0]
