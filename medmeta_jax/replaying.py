@@ -1,15 +1,16 @@
 """`medmeta replay RUN --step N`: a meta-step again, by episode, and what is not finite in it.
 
 Training goes on from the last checkpoint before the step, by the run's own program and its own
-keys, so that the parameters are those that the run had, to the last bit. Then each episode of the
-step is looked at by itself: its images, its loss, its gradient, and the first inner step after
-which its predictions are no longer numbers.
+keys, so that on the same devices the parameters are those that the run had, to the last bit. Then
+each episode of the step is looked at by itself: its images, its loss, its gradient, and the first
+inner step after which its predictions are no longer numbers.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ def episodes_of(
     loss = make_episode_loss(experiment.training, experiment.sampler, experiment.kind.score)
     if experiment.through is not None:
         loss = experiment.through(loss)
-    draw = jax.jit(experiment.sampler)
+    draw, predict = jax.jit(experiment.sampler), predictor(experiment)
     gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
     names = experiment.split.class_names
     for key in step_keys(state.key, state.step, experiment.config.meta_batch):
@@ -134,7 +135,11 @@ def episodes_of(
             "loss": number(value),
             "gradient_norm": number(np.sqrt(sum((g**2).sum() for g in named(grads).values()))),
             "gradient_not_finite": not_finite(grads),
-            "inner_step": first_lost(experiment, state.params, episode, learner_key),
+            "inner_step": first_lost(
+                functools.partial(predict, state.params, episode, learner_key),
+                experiment.config.hyper.get("steps"),
+                np.asarray(episode.query.mask),
+            ),
         }
         fine = facts["loss"] is not None and not facts["gradient_not_finite"]
         yield episode, {"finite": fine, **facts}
@@ -157,20 +162,19 @@ def number(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def first_lost(experiment: Experiment, params: Any, episode: Episode, key: Any) -> int | None:
+def first_lost(predict: Callable[[Any], Any], steps: int | None, mask: np.ndarray) -> int | None:
     """The first number of inner steps after which predictions are not finite; None where they are
     after all of them. Without inner steps, 0 stands for adapting at all."""
-    steps = experiment.config.hyper.get("steps")
-    logits = predictor(experiment)
     for count in range(1 if steps is None else steps + 1):
-        told = logits(params, episode, key, None if steps is None else jnp.asarray(count))
-        if not np.isfinite(np.asarray(told)[np.asarray(episode.query.mask)]).all():
+        told = np.asarray(predict(None if steps is None else jnp.asarray(count)))
+        if not np.isfinite(told[mask]).all():
             return count
     return None
 
 
 def predictor(experiment: Experiment) -> Callable[..., Any]:
-    """(params, episode, key, steps) -> logits of the queries."""
+    """(params, episode, key, steps) -> logits of the queries, by images as they are, without
+    augmentation."""
 
     def logits(params: Any, episode: Episode, key: Any, steps: Any) -> Any:
         adapted = experiment.learner.adapt(params, episode.support, key, steps)

@@ -14,7 +14,7 @@ from medmeta_jax import baselines, console, running
 from medmeta_jax.data.feasible import check_pool
 from medmeta_jax.experiment import Experiment
 from medmeta_jax.plan import at_shots
-from medmeta_jax.runs import Run, write_json
+from medmeta_jax.runs import Run, RunError, write_json
 from medmeta_jax.types import Params
 
 
@@ -64,6 +64,9 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 def judge(experiment: Experiment, run: Run, params: Params, shots: Sequence[int]) -> dict[str, Any]:
     """{"results", "table", "run"}; kept in the run, where its report finds it."""
     results = judge_at(experiment, params, shots)
-    write_json(run.by_shots, {"results": results})
+    try:
+        write_json(run.by_shots, {"results": results})
+    except OSError as error:
+        raise RunError(f"{run.by_shots}: cannot be written ({error.strerror})") from None
     console.say(f"by shots   {run.by_shots}; drawn by: medmeta report {run.folder}")
     return {"results": results, "table": table(results), "run": str(run.folder)}

@@ -270,6 +270,8 @@ def evaluate(given: Eval) -> dict[str, Any]:
     run = runs.existing(given.run)
     config = configs.load(None, str(run.config))
     changes: dict[str, Any] = {"baselines": given.baselines}
+    if min(given.shots, default=1) < 1:
+        raise ConfigError(f"shots: must be >= 1, got {min(given.shots)}")
     if len(given.shots) == 1:
         changes["shots"] = given.shots[0]
     if given.episodes is not None:
@@ -283,8 +285,6 @@ def evaluate(given: Eval) -> dict[str, Any]:
     check_same_data(experiment, run)
     params = running.restore_progress(experiment, run).best_params
     if len(given.shots) > 1:
-        if min(given.shots) < 1:
-            raise ConfigError(f"shots: must be >= 1, got {min(given.shots)}")
         return shots.judge(experiment, run, params, sorted(set(given.shots)))
     return evaluate_run(experiment, None, params, seconds)
 

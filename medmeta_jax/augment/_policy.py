@@ -5,8 +5,8 @@
 T_o are ops of this folder, one of them leaving the image as it is. c and r are meta-parameters:
 each copy of a support image is changed by one op, drawn by c (Jang, Gu, Poole, 2017, arXiv
 1611.01144: the draw is one-hot, its derivative the softmax's), with a magnitude m whose derivative
-passes through the image (`Op`). Or, as "sum", by all of them: w = softmax(c), a learned linear mix
-f(X) = Σ_j α_j x_j of an image and its changes.
+passes through the image (`Op`). Or, as "sum", by all of them: w = softmax(s c), a learned linear
+mix f(X) = Σ_j α_j x_j of an image and its changes.
 
 s is a constant: one optimiser at one rate moves weights and policy alike, and Adam moves each by at
 most its rate a step, by which a logit of a few units would take thousands of steps.
