@@ -47,16 +47,17 @@ def test_queries_are_mixed_in_training_alone(config: TrainConfig, mix: str) -> N
 
 @pytest.mark.slow
 def test_tasks_are_mixed_and_trained_on(config: TrainConfig) -> None:
+    """Drawn operation by operation: two compiled programs may round the same image otherwise."""
     made = experiments.build(dataclasses.replace(config, mix="mlti", mix_alpha=0.5))
     plain = experiments.build(config)
     pool = made.split.pools["train"]
     pixels = {
         np.asarray(image).tobytes()
         for seed in range(30)
-        for image in jax.jit(plain.sampler)(jax.random.key(seed), pool).query.x
+        for image in plain.sampler(jax.random.key(seed), pool).query.x
     }
     whole = [
-        all(np.asarray(x).tobytes() in pixels for x in jax.jit(made.sampler)(key, pool).query.x[:2])
+        all(np.asarray(x).tobytes() in pixels for x in made.sampler(key, pool).query.x[:2])
         for key in jax.random.split(jax.random.key(1), 20)
     ]
     assert 3 < sum(whole) < 17  # a half of the episodes is as it was
