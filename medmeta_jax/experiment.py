@@ -305,10 +305,21 @@ def build(config: TrainConfig) -> Experiment:
 def of_pixels(experiment: Experiment) -> bool:
     """Whether the backbone or the algorithm is one of pixels, which labels of whole images may not
     be for. Any other pair of them takes classes, and is not traced to see."""
-    make = registry.factory("algorithms", experiment.config.algorithm)
-    loss = inspect.signature(make).parameters.get("loss")
-    of_masks = loss is not None and loss.default is dice_and_cross_entropy
-    return of_masks or marks_pixels(experiment.backbone, experiment.example_x)
+    return of_masks_alone(experiment.config.algorithm) or marks_pixels(
+        experiment.backbone, experiment.example_x
+    )
+
+
+def of_masks_alone(algorithm: str) -> bool:
+    """Whether an algorithm marks structures and takes no other labels, told by the loss that it has
+    unasked.
+
+    >>> of_masks_alone("panet"), of_masks_alone("maml")
+    (True, False)
+    """
+    factory = registry.factory("algorithms", algorithm)
+    loss = inspect.signature(factory).parameters.get("loss")
+    return loss is not None and loss.default is dice_and_cross_entropy
 
 
 def with_stream(config: TrainConfig, mesh: Mesh) -> TrainConfig:

@@ -30,6 +30,23 @@ def initial_progress(experiment: Experiment, learner: MetaLearner) -> train.Prog
     return jax.jit(train.start, out_shardings=parallel.everywhere(experiment.mesh))(state)
 
 
+def make_step(experiment: Experiment, learner: MetaLearner, chunk: int) -> train.Step:
+    """The training step of a learner as the experiment takes it, so many episodes side by side."""
+    return train.make_step(
+        learner,
+        experiment.sampler,
+        experiment.optimiser,
+        experiment.kind.score,
+        meta_batch=experiment.config.meta_batch,
+        chunk=chunk,
+        dispatch=experiment.config.dispatch,
+        mesh=experiment.mesh,
+        objective=experiment.objective,
+        through=experiment.through,
+        held=experiment.feed.held,
+    )
+
+
 class Compiled(NamedTuple):
     """A compiled training step, how many episodes a device runs side by side in it (its others
     follow one another), and the seconds that compiling took."""
@@ -47,19 +64,7 @@ def compile_step(experiment: Experiment, learner: MetaLearner) -> Compiled:
     count = jax.ShapeDtypeStruct((), jnp.int32)
 
     def compile_at(chunk: int) -> Any:
-        step = train.make_step(
-            learner,
-            experiment.sampler,
-            experiment.optimiser,
-            experiment.kind.score,
-            meta_batch=config.meta_batch,
-            chunk=chunk,
-            dispatch=config.dispatch,
-            mesh=experiment.mesh,
-            objective=experiment.objective,
-            through=experiment.through,
-            held=experiment.feed.held,
-        )
+        step = make_step(experiment, learner, chunk)
         return step.lower(state, experiment.feed.like, count).compile()
 
     share = config.meta_batch // experiment.mesh.size

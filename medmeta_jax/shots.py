@@ -15,6 +15,7 @@ from medmeta_jax.data.feasible import check_pool
 from medmeta_jax.experiment import Experiment
 from medmeta_jax.plan import at_shots
 from medmeta_jax.runs import Run, RunError, write_json
+from medmeta_jax.tables import aligned
 from medmeta_jax.types import Params
 
 
@@ -48,14 +49,9 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     cells = {(row["learner"], row["shots"]): console.percent(row[main]) for row in results}
     lines = [("learner", *(f"{count}-shot" for count in every))]
     lines += [(name, *(cells[name, count] for count in every)) for name in names]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    texts = [
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
-        for line in lines
-    ]
     row = results[0]
     return "\n".join([
-        *texts,
+        *aligned(lines),
         f"{console.heading(main)}, per cent, mean ± 95% interval over {row['episodes']} meta-test "
         f"episodes {row['episodes_hash']}, the same at every number of shots.",
     ])  # fmt: skip

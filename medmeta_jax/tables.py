@@ -16,12 +16,19 @@ def table(summary: dict[str, Any], out: TextIO) -> None:
     if not summary["results"]:
         return
     lines = cells(summary["results"])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    for line in lines:
-        aligned = [line[0].ljust(widths[0])]
-        aligned += [cell.rjust(width) for cell, width in zip(line[1:-1], widths[1:-1], strict=True)]
-        print("  ".join([*aligned, line[-1]]).rstrip(), file=out)
+    for text, line in zip(aligned([line[:-1] for line in lines]), lines, strict=True):
+        print(f"{text}  {line[-1]}".rstrip(), file=out)
     print(footnote(summary), file=out)
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Cells as lines of text: the first column to the left, the others to the right.
+
+    >>> aligned([("learner", "F1"), ("maml", "62.4")])
+    ['learner    F1', 'maml     62.4']
+    """
+    first, *others = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return ["  ".join([line[0].ljust(first), *map(str.rjust, line[1:], others)]) for line in lines]
 
 
 def cells(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:

@@ -5,7 +5,6 @@ Episodes are 8 pixels and networks 4 channels wide, since compiling is what cost
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,20 +29,12 @@ from platformdirs import user_cache_dir
 
 from medmeta_jax import baselines, registry, running
 from medmeta_jax.backbones.conv4 import conv4
-from medmeta_jax.experiment import Experiment
-from medmeta_jax.losses import dice_and_cross_entropy
+from medmeta_jax.experiment import Experiment, of_masks_alone
 from medmeta_jax.ops.conv import Form
 from medmeta_jax.types import Backbone, Episode, Examples
 
 SIZE, WAYS = 8, 3
-# Algorithms that mark structures and take no other labels, told by the loss that they have unasked.
-OF_MASKS = tuple(
-    name
-    for name in registry.names("algorithms")
-    if registry.takes("algorithms", name, "loss")
-    and inspect.signature(registry.factory("algorithms", name)).parameters["loss"].default
-    is dice_and_cross_entropy
-)
+OF_MASKS = tuple(name for name in registry.names("algorithms") if of_masks_alone(name))
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_compilation_cache_dir", str(Path(user_cache_dir("medmeta_jax")) / "tests"))

@@ -73,6 +73,12 @@ def only_run(tmp_path: Path) -> Path:
     return run
 
 
+def record(run: Path) -> list[dict[str, object]]:
+    """What a run wrote down, but for the time that it took."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(x).items() if k != "episodes_per_s"} for x in lines]
+
+
 def assert_refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
@@ -158,10 +164,6 @@ def test_killed_and_resumed_is_bit_equal(medmeta, archive: Path, tmp_path: Path)
     assert resumed.returncode == 0, resumed.stderr
     straight = medmeta(*arguments, "--json", MEDMETA_RUNS=str(tmp_path / "straight"))
     (other,) = (tmp_path / "straight").iterdir()
-
-    def record(where: Path):
-        lines = (where / "metrics.jsonl").read_text().splitlines()
-        return [{k: v for k, v in json.loads(x).items() if k != "episodes_per_s"} for x in lines]
 
     assert record(run) == record(other)
     results = [json.loads(done.stdout)["results"] for done in (resumed, straight)]

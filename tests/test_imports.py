@@ -84,7 +84,9 @@ ALLOWED = {
         "report", "running", "runs", "sheets", "uncertainty",
     },
     "events": {"runs", "settings"},
-    "shots": {"baselines", "console", "data", "experiment", "plan", "running", "runs", "types"},
+    "shots": {
+        "baselines", "console", "data", "experiment", "plan", "running", "runs", "tables", "types",
+    },
     "verbs": {
         "checkpoint", "config", "console", "data", "deploy", "events", "experiment", "judging",
         "options",

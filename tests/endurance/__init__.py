@@ -1,1 +1,1 @@
-"""What takes minutes to hours: `pytest -m endurance`; figures are in benchmarks/RESULTS.md."""
+"""What takes minutes to hours: `pytest -m endurance`, which prints its figures with `-rA`."""

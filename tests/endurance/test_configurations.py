@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from medmeta_jax import config as configs, experiment as experiments, registry, running, train
+from medmeta_jax import config as configs, experiment as experiments, registry, running
 from medmeta_jax.data.samples import DataError
 from medmeta_jax.settings import ConfigError, TrainConfig
 
@@ -113,12 +113,7 @@ def test_each_is_refused_by_field_or_works(archive: Path) -> None:  # noqa: F811
 
 def lower(made: experiments.Experiment) -> None:
     """The training step, to the program that would be compiled."""
-    config = made.config
     with jax.numpy_dtype_promotion("standard"):
         state = jax.eval_shape(lambda: running.initial_progress(made, made.training).state)
-        step = train.make_step(
-            made.training, made.sampler, made.optimiser, made.kind.score,
-            meta_batch=config.meta_batch, chunk=config.chunk or 1, dispatch=config.dispatch,
-            mesh=made.mesh, objective=made.objective, through=made.through, held=made.feed.held,
-        )  # fmt: skip
+        step = running.make_step(made, made.training, made.config.chunk or 1)
         step.lower(state, made.feed.like, jax.ShapeDtypeStruct((), jnp.int32))

@@ -10,14 +10,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from medmeta_jax.checkpoint import Checkpoints
 
-from ..test_cli import TINY, archive  # noqa: F401  (archive is a fixture)
+from ..test_cli import TINY, archive, record  # noqa: F401  (archive is a fixture)
 
 pytestmark = pytest.mark.endurance
 KILLS = int(os.environ.get("MEDMETA_KILLS", "50"))
@@ -49,12 +48,6 @@ class Training:
     def end(self) -> tuple[int, str]:
         _, err = self.child.communicate(timeout=1800)
         return self.child.returncode, err
-
-
-def record(run: Path) -> list[dict[str, Any]]:
-    """What it wrote down, but for the time that it took."""
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(x).items() if k != "episodes_per_s"} for x in lines]
 
 
 def last(run: Path) -> tuple[int, dict[str, np.ndarray]]:
