@@ -43,7 +43,7 @@ GOAL = {"accuracy": 0.90, "recall": 0.85, "f1": 0.88}
 TURNS, HELD_OUT = 5, 2
 SHOTS = 5
 BUDGET = plans.Budget(
-    width=8, meta_steps=600, meta_batch=4, seeds=1, searches=True, val_episodes=50,
+    width=8, meta_steps=200, meta_batch=4, seeds=1, searches=True, val_episodes=50,
     test_episodes=200,
 )  # fmt: skip
 
@@ -59,7 +59,7 @@ class Network(NamedTuple):
 
 NETWORKS = {
     "unet": Network(
-        "unet", {},
+        "unet", {"hypercolumns": True},
         ("pixel_logistic", "pixel_ridge", "maml", "anil", "panet", "alpnet", "crossblock",
          "finetune", "linear_probe", "scratch", "raw_centroid"),
         "",

@@ -11,7 +11,8 @@ marked where few should be:
     logits(x) = (0, s [f(x), 1] w_1 + b, s [f(x), 1] w_2 + b, ...)
 
 λ, s and b are learned with the body. Deviations: several things at once, each by itself; Newton's
-steps in the features' space, of which there are fewer than pixels; λ and s as logarithms.
+steps in the features' space, of which there are fewer than pixels; λ and s as logarithms; of many
+pixels some are drawn, half of them of what is marked, and D makes up for the others.
 """
 
 from __future__ import annotations
@@ -36,6 +37,25 @@ class Adapted(NamedTuple):
     scale: Array
     bias: Array
     stats: PyTree
+
+
+def drawn_rows(key: Array, marked: Array, there: Array, most: int) -> tuple[Array, Array]:
+    """Which rows a regression sees, and what each weighs: places [most] and weights [most].
+
+    Half of them are of those that are marked [n] bool, and half of the others that are there [n],
+    drawn without replacement; where there are fewer, all are seen, and what is left over has no
+    weight. Each half weighs as much as all of its kind, and all together 1.
+    """
+    chance = jax.random.uniform(key, marked.shape)
+
+    def half(kind: Array, count: int) -> tuple[Array, Array]:
+        order, places = jax.lax.top_k(jnp.where(kind, chance, -1.0), count)
+        seen = (order >= 0).astype(chance.dtype)
+        return places, seen * (kind.sum().astype(chance.dtype) / jnp.maximum(seen.sum(), 1))
+
+    pairs = [half(marked & there, most // 2), half(~marked & there, most - most // 2)]
+    places, weights = (jnp.concatenate(part) for part in zip(*pairs, strict=True))
+    return places, weights / jnp.maximum(there.sum(), 1).astype(chance.dtype)
 
 
 def logistic(x: Array, y: Array, weight: Array, strength: Array, *, steps: int) -> Array:
@@ -66,6 +86,7 @@ def pixel_logistic(
     loss: Loss = dice_and_cross_entropy,
     strength: float = 1e-3,
     newton_steps: int = 5,
+    pixels: int = 4096,
 ) -> MetaLearner:
     """A logistic regression over a backbone with a feature a pixel.
 
@@ -73,6 +94,7 @@ def pixel_logistic(
       outputs: 2, or for lesions one more than there are types.
       strength: λ at the start.
       newton_steps: of each regression.
+      pixels: of the support's, so many are drawn for it where there are more.
 
     `adapt` has no inner steps to choose: its `steps` argument is ignored. meta_params: {"body",
     "logistic": {"log_strength", "log_scale", "bias"}}. Raises ValueError, when adapting, where
@@ -90,6 +112,8 @@ def pixel_logistic(
         raise ValueError(f"outputs must be >= 2 (not marked, marked), got {outputs}")
     if newton_steps < 1:
         raise ValueError(f"newton_steps must be >= 1, got {newton_steps}")
+    if pixels < 2:
+        raise ValueError(f"pixels must be >= 2, got {pixels}")
     require_positive("strength", strength)
 
     def init(key: Array, x: PyTree) -> Params:
@@ -101,14 +125,18 @@ def pixel_logistic(
         return {"body": backbone.init(key, x), "logistic": start}
 
     def adapt(theta: Params, support: Examples, key: Array, steps: Any = None) -> Adapted:
-        del key, steps
+        del steps
         features, stats = backbone.apply(theta["body"], support.x, support.mask)
         require_masks(features, support)
         rows, there = rows_of(features, support.mask)
+        labels = support.y.reshape(-1)
         weight = there.astype(rows.dtype) / jnp.maximum(there.sum(), 1).astype(rows.dtype)
+        if len(labels) > pixels:
+            places, drawn = drawn_rows(key, labels > 0, there, pixels)
+            rows, labels, weight = rows[places], labels[places], drawn.astype(rows.dtype)
         learned = {n: leaf.astype(rows.dtype) for n, leaf in theta["logistic"].items()}
         kinds = jnp.arange(1, outputs, dtype=support.y.dtype)
-        targets = (support.y.reshape(-1) == kinds[:, None]).astype(rows.dtype)
+        targets = (labels == kinds[:, None]).astype(rows.dtype)
         strength = jnp.exp(learned["log_strength"])
         each = jax.vmap(lambda y: logistic(rows, y, weight, strength, steps=newton_steps))(targets)
         scale = jnp.exp(learned["log_scale"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from medmeta_jax.algorithms.pixel_logistic import logistic, pixel_logistic
+from medmeta_jax.algorithms.pixel_logistic import drawn_rows, logistic, pixel_logistic
 from medmeta_jax.algorithms.pixel_ridge import balanced_ridge, pixel_ridge
 from medmeta_jax.backbones.unet import unet
 from medmeta_jax.types import Examples
@@ -89,11 +89,57 @@ def test_a_type_that_no_pixel_shows_is_marked_nowhere_and_harms_nothing(make) ->
         (pixel_ridge, {"outputs": 2, "strength": 0.0}, "strength must be"),
         (pixel_logistic, {"outputs": 2, "newton_steps": 0}, "newton_steps must be >= 1, got 0"),
         (pixel_logistic, {"outputs": 2, "strength": -1.0}, "strength must be"),
+        (pixel_logistic, {"outputs": 2, "pixels": 1}, "pixels must be >= 2, got 1"),
     ],
 )
 def test_nonsense_is_refused(make, arguments: dict, message: str) -> None:  # type: ignore[no-untyped-def, type-arg]
     with pytest.raises(ValueError, match=message):
         make(unet(widths=(4, 4)), **arguments)
+
+
+def test_pixels_that_are_drawn_stand_for_those_that_are_not() -> None:
+    """Half of what is drawn is marked, no pixel is drawn twice, and over draws the weighted sum of
+    anything is that over all pixels that are there."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=400).astype(np.float32)
+    there = jnp.asarray(np.arange(400) < 360)
+    marked = jnp.asarray(np.arange(400) % 8 == 0)  # 45 of them there
+
+    places, weights = jax.vmap(lambda key: drawn_rows(key, marked, there, 60))(
+        jax.random.split(KEY, 2000)
+    )
+    assert there[places].all()
+    assert (marked[places].sum(1) == 30).all()
+    assert all(len(set(row.tolist())) == 60 for row in np.asarray(places[:20]))
+    np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-5)
+    means = (weights * values[places]).sum(1)
+    expected = values[:360].mean()
+    assert abs(float(means.mean()) - expected) < 4 * float(means.std()) / np.sqrt(2000)
+
+
+def test_few_marked_pixels_are_all_drawn_and_weigh_what_they_are() -> None:
+    marked, there = jnp.asarray(np.arange(50) < 3), jnp.ones(50, bool)
+    places, weights = drawn_rows(KEY, marked, there, 20)
+    drawn = np.asarray(weights) > 0
+    assert {0, 1, 2} <= set(np.asarray(places)[drawn].tolist())
+    assert drawn.sum() == 3 + 10
+    of_marked = np.asarray(weights)[drawn & np.asarray(marked[places])]
+    np.testing.assert_allclose(of_marked, 1 / 50, rtol=1e-6)
+    np.testing.assert_allclose(weights.sum(), 1, rtol=1e-6)
+
+
+def test_where_all_pixels_are_seen_the_key_changes_nothing() -> None:
+    episode = make_mask_episode(shots=3)
+    count = episode.support.y.size
+
+    def told(pixels: int, seed: int) -> np.ndarray:
+        learner = pixel_logistic(unet(widths=(4, 4)), outputs=2, pixels=pixels)
+        params = learner.init(KEY, episode.support.x)
+        adapted = learner.adapt(params, episode.support, jax.random.key(seed))
+        return np.asarray(adapted.weights)
+
+    np.testing.assert_array_equal(told(count, 0), told(count, 1))
+    assert (told(count // 2, 0) != told(count // 2, 1)).any()
 
 
 def test_unmarked_supports_are_taken(x64: None) -> None:
