@@ -34,9 +34,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks import plenty
 from benchmarks.machine import say
 from medmeta_jax import bench, config as configs, console, plan as plans, runs, verbs
 from medmeta_jax.data.phantom_lesions import TYPES
+from medmeta_jax.plan import Plan
 from medmeta_jax.settings import TrainConfig
 
 GOAL = {"accuracy": 0.90, "recall": 0.85, "f1": 0.88}
@@ -119,6 +121,16 @@ def table(found: list[dict[str, dict[str, Any]]]) -> str:
     return "\n".join([*lines, "", f"Episodes: {hashes}."])
 
 
+def supervised(plan: Plan, folder: Path) -> dict[str, Any]:
+    """The row of `plenty`, kept in a turn's folder."""
+    file = folder / "supervised.json"
+    if not file.exists():
+        say("training with many examples")
+        runs.write_json(file, plenty.row(plan, SHOTS))
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
 def main() -> None:
     """Parse, run what is missing, print."""
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.case_study")
@@ -126,6 +138,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, nargs="+", default=range(TURNS), choices=range(TURNS))
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--methods", nargs="+", help="of those above, in place of all")
+    parser.add_argument("--supervised", action="store_true", help="the row of many examples too")
     parser.add_argument("--meta-steps", type=int, default=BUDGET.meta_steps)
     parser.add_argument("--out", type=Path, default=Path("bench/case-study"))
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
@@ -147,6 +160,9 @@ def main() -> None:
             folder = given.out / f"data-seed-{given.data_seed}" / f"turn-{turn}" / key
             results = bench.bench_methods(plan, wanted, folder, lambda: False)["results"]
             rows |= {network.name + row["learner"]: row for row in results}
+            if given.supervised and key == "unet":
+                hash_ = results[0]["episodes_hash"]
+                rows["supervised"] = {**supervised(plan, folder), "episodes_hash": hash_}
         found.append(rows)
     text = table(found)
     runs.write_whole(given.out / f"case-study-{given.data_seed}.md", text + "\n")

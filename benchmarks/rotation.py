@@ -42,8 +42,8 @@ OF = {
     "segmentation": Rotation(
         ("wbc_seg", "nuclei_seg", "retina_vessels"),
         (
-            "maml", "anil", "reptile", "panet", "alpnet", "crossblock", "scratch", "finetune",
-            "linear_probe", "threshold",
+            "maml", "anil", "reptile", "panet", "alpnet", "crossblock", "pixel_ridge",
+            "pixel_logistic", "scratch", "finetune", "linear_probe", "threshold",
         ),
         "segmentation",
         None,

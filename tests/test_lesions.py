@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import plenty
 from medmeta_jax import (
     baselines,
     details,
@@ -69,6 +70,34 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def made(data: str) -> Experiment:
     return experiments.build(dataclasses.replace(CONFIG, data=data))
+
+
+def test_a_network_that_knows_the_types_is_scored_on_the_episodes_own_ways(data: str) -> None:
+    """The row of many examples: told right, marked half, and with its two types mixed up."""
+    two = {"val_classes": ("dim", "dark"), "test_classes": ("light", "pale")}
+    made = experiments.build(dataclasses.replace(CONFIG, data=data, ways=3, **two))  # type: ignore[arg-type]
+    pool = made.test.pool
+    classes, types = made.split.classes["test"], made.config.test_classes
+    shown = np.zeros(len(pool.x), np.int32)
+    for name, row in zip(classes, np.asarray(pool.rows), strict=True):
+        shown[row[row >= 0]] = types.index(name) + 1 if name in types else 0
+    maps = np.where(np.asarray(pool.masks) > 0, shown[:, None, None], 0)
+    spec = dataclasses.replace(made.spec, shots=2)
+
+    def scored(told: np.ndarray) -> dict[str, float]:
+        logits = np.eye(1 + len(types))[told]
+        found = plenty.scores(logits, types, made.test, spec, classes)
+        return {name: values.mean() for name, values in found.items()}
+
+    right = scored(maps)
+    assert right["accuracy"] == right["dice"] == right["presence_f1"] == 1
+    half = maps.copy()
+    half[:, : SIZE // 2] = 0
+    assert 0.2 < scored(half)["dice"] < 0.8
+    for wrong, dice in ((0 * maps, 0), (np.asarray([0, 2, 1])[maps], 1)):
+        found = scored(wrong)
+        assert found["accuracy"] == pytest.approx(1 / 3)  # the images of none
+        assert found["dice"] == dice
 
 
 @pytest.fixture(scope="module")
