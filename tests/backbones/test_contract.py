@@ -119,6 +119,14 @@ def test_one_exported_program_takes_any_number_of_images(case: Case) -> None:
         )
 
 
+# Of all that is here this compiles longest: the other norms are for the slow suite.
+DERIVED = [
+    pytest.param(case, id="-".join(case), marks=() if case[1] == "support" else pytest.mark.slow)
+    for case in cases()
+]
+
+
+@pytest.mark.parametrize("case", DERIVED, indirect=True, scope="session")
 def test_second_derivative_equals_differences(x64: None, case: Case, size: tuple[int, ...]) -> None:
     """A Hessian-vector product against central differences of the gradient, float64."""
     x, mask = inputs(size=size)
