@@ -12,7 +12,6 @@ It is judged on the queries of the same episodes, of which it knows the types be
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -20,12 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from medmeta_jax import protocol
 from medmeta_jax.baselines import places_of
 from medmeta_jax.data import sources
 from medmeta_jax.data.episodes import EpisodeSpec
+from medmeta_jax.data.phantom import NO_LESION
 from medmeta_jax.data.pool import Pool
 from medmeta_jax.evaluation import FixedEpisodes
-from medmeta_jax.heads import feature_size, init_linear, linear
+from medmeta_jax.heads import feature_size, init_linear, with_head
 from medmeta_jax.losses import dice_and_cross_entropy
 from medmeta_jax.metrics.intervals import over_episodes
 from medmeta_jax.metrics.lesions import answers, image_scores
@@ -44,7 +45,7 @@ def images_of(config: TrainConfig) -> tuple[np.ndarray, np.ndarray]:
     [N, S, S] int32, k where the k-th of `config.test_classes` is."""
     read = {**config.read, "seed": config.read.get("seed", 0) + OTHERS}
     samples = sources.load(config.data, image_size=config.image_size, masks=True, read=read)
-    names = (*config.test_classes, "no_lesion")
+    names = (*config.test_classes, NO_LESION)
     known = np.asarray([names.index(n) + 1 if n in names else 0 for n in samples.class_names])
     kind = known[samples.labels]
     kept = kind > 0
@@ -60,12 +61,12 @@ def trained(
     body = backbone.init(body_key, x[:2])
     size = feature_size(backbone, body, x[:2])
     params = {"body": body, "head": init_linear(head_key, size, outputs)}
+    apply = with_head(backbone, outputs).apply
     optimiser = optax.adam(optax.cosine_decay_schedule(rate, steps))
     there = jnp.ones(BATCH, bool)
 
     def loss(params: Params, batch: Array) -> Array:
-        features, _ = backbone.apply(params["body"], x[batch], there)
-        return dice_and_cross_entropy(linear(params["head"], features), y[batch], there)
+        return dice_and_cross_entropy(apply(params, x[batch], there)[0], y[batch], there)
 
     def step(carry: Any, key: Array) -> tuple[Any, None]:
         params, state = carry
@@ -76,7 +77,7 @@ def trained(
     start = (params, optimiser.init(params))
     params = jax.jit(lambda c: jax.lax.scan(step, c, jax.random.split(key, steps))[0])(start)[0]
     drawn = x[jax.random.permutation(reference_key, x.shape[0])[:REFERENCE]]
-    _, stats = jax.jit(backbone.apply)(params["body"], drawn, jnp.ones(len(drawn), bool))
+    _, stats = jax.jit(apply)(params, drawn, jnp.ones(len(drawn), bool))
     return params, stats
 
 
@@ -117,14 +118,11 @@ def row(plan: Plan, shots: int) -> dict[str, Any]:
         outputs=ways, steps=steps, rate=config.outer_lr,
     )  # fmt: skip
 
-    @jax.jit
-    def told(x: Array) -> Array:
-        features, _ = made.backbone.apply(params["body"], x, jnp.ones(len(x), bool), stats)
-        return linear(params["head"], features)
-
-    logits = np.asarray(told(scaled(np.asarray(pool.x))))
-    spec = dataclasses.replace(made.spec, shots=plan.shots[-1])
-    found = scores(logits, config.test_classes, made.test, spec, made.split.classes["test"])
+    x = scaled(np.asarray(pool.x))
+    apply = jax.jit(with_head(made.backbone, ways).apply)
+    logits = np.asarray(apply(params, x, jnp.ones(len(x), bool), stats)[0])
+    task = protocol.task_of(plan)
+    found = scores(logits, config.test_classes, task.test, task.spec, made.split.classes["test"])
     return {name: over_episodes(values)._asdict() for name, values in found.items()} | {
         "images": len(images)
     }
