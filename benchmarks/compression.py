@@ -25,21 +25,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import latency, machine, memory_use, report
 from medmeta_jax import (
-    experiment as experiments,
+    compressing,
+    learners,
     plan as plans,
     protocol,
-    registry,
     running,
 )
 from medmeta_jax.compress import gates, scores
-from medmeta_jax.compress.channels import Channels, channels_of
+from medmeta_jax.compress.channels import Channels
 from medmeta_jax.compress.distil import distilled
-from medmeta_jax.compress.slicing import best, fewer, flops, sliced
+from medmeta_jax.compress.slicing import best, sliced
 from medmeta_jax.deploy import export
 from medmeta_jax.deploy.predictor import Predictor
 from medmeta_jax.evaluation import Scores
@@ -56,11 +55,10 @@ PENALTY = 1.0
 
 
 class Teacher(NamedTuple):
-    """The whole network: its training, its channels and widths, and how it is judged."""
+    """The whole network: its training, its channels, and how it is judged."""
 
     plan: plans.Plan
     trained: Trained
-    widths: tuple[int, ...]
     channels: list[Channels]
     shots: int
     steps: int
@@ -89,25 +87,13 @@ def train_teacher(given: argparse.Namespace) -> Teacher:
     config = TrainConfig(data=given.data, ways=given.ways, algorithm=given.algorithm)
     plan = plans.make_plan(config, budget, (given.shots,))
     trained = protocol.Trainer(plan).train(given.algorithm, 0)
-    net = trained.experiment.config.net
-    widths = (net["width"],) * net["depth"]
-    channels = channels_of("conv4", widths, trained.experiment.config.norm)
-    return Teacher(plan, trained, widths, channels, given.shots, budget.meta_steps)
-
-
-def with_widths(teacher: Teacher, widths: tuple[int, ...]) -> Experiment:
-    """The teacher's experiment with a network of other widths."""
-    made = teacher.trained.experiment
-    backbone = registry.factory("backbones", "conv4")(widths=widths, norm=made.config.norm)
-    learner = experiments.make_learner(
-        made.config, backbone, made.outputs, len(made.split.class_names), made.kind
-    )
-    return with_learner(made._replace(backbone=backbone), learner, learner)
+    channels = compressing.channels_in(trained.experiment, trained.params)
+    return Teacher(plan, trained, channels, given.shots, budget.meta_steps)
 
 
 def with_learner(made: Experiment, learner: MetaLearner, training: MetaLearner) -> Experiment:
     """The experiment with a learner, and another one to train it by."""
-    trained = experiments.with_augmentation(made.config, made.split, training)
+    trained = learners.with_augmentation(made.config, made.split, training)
     return made._replace(learner=learner, training=trained)
 
 
@@ -118,28 +104,6 @@ def fit(made: Experiment, steps: int, start: Params | None = None) -> Params:
     step = running.compile_step(made, made.training).step
     inner = made.config.hyper.get("steps")
     return running.fit_quietly(made, step, meta_steps=steps, inner_steps=inner).best_params
-
-
-def telling_flops(made: Experiment) -> float:
-    """Of the program that tells one image."""
-    support = jax.eval_shape(
-        lambda key: made.sampler(key, made.feed.like), jax.random.key(0)
-    ).support  # fmt: skip
-    x = made.example_x[:1]
-    key = jax.random.key(0)
-    params = jax.eval_shape(made.learner.init, key, x)
-    adapted = jax.eval_shape(made.learner.adapt, params, support, key)
-    return flops(made.learner.predict, adapted, x, jnp.ones(1, bool))
-
-
-def widths_for(teacher: Teacher, share: float) -> tuple[int, ...]:
-    """The largest widths in one proportion whose FLOPs are at most that share."""
-    most = share * telling_flops(teacher.trained.experiment)
-    for count in range(teacher.widths[0] - 1, 0, -1):
-        widths = fewer(teacher.widths, count / teacher.widths[0])
-        if telling_flops(with_widths(teacher, widths)) <= most:
-            return widths
-    raise SystemExit(f"no network of one channel has {share:g} of the FLOPs")
 
 
 # Scores of the channels, the parameters to take them out of, and the steps that it took.
@@ -172,7 +136,7 @@ def compressed(
 ) -> tuple[Experiment, Params]:
     """The smaller network by some scores, trained on."""
     found, params, used = scored
-    made = with_widths(teacher, widths)
+    made = compressing.with_widths(teacher.trained.experiment, widths)
     kept = best(teacher.channels, found, widths)
     like = jax.eval_shape(made.learner.init, jax.random.key(0), made.example_x)
     start = sliced(params, teacher.channels, kept, like)
@@ -204,7 +168,7 @@ def cost(made: Experiment, params: Params, given: argparse.Namespace) -> dict[st
     timed = latency.timings([latency.ours(model, given)], given)[0]
     return {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
-        "mflops": telling_flops(made) / 1e6, "bytes": files, "peak_mb": peak,
+        "mflops": compressing.telling_flops(made) / 1e6, "bytes": files, "peak_mb": peak,
         "adapt": timed["adapt"], "predict": timed["predict"],
     }  # fmt: skip
 
@@ -213,7 +177,8 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     """The teacher, and every row of every share."""
     machine.say("training   the whole network")
     teacher = train_teacher(given)
-    whole = judged(teacher, teacher.trained.experiment, teacher.trained.params)
+    whole_made = teacher.trained.experiment
+    whole = judged(teacher, whole_made, teacher.trained.params)
     found: dict[str, Any] = {**machine.described(), "data": given.data, "rows": []}
     found["algorithm"] = given.algorithm
     facts = protocol.facts(teacher.plan)
@@ -227,14 +192,14 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
             **cost(made, params, given),
         })  # fmt: skip
 
-    add("whole", 1.0, teacher.trained.experiment, teacher.trained.params, whole)
+    add("whole", 1.0, whole_made, teacher.trained.params, whole)
     scored = functools.cache(functools.partial(score, teacher))  # the same for every share
     for share in given.shares:
-        widths = widths_for(teacher, share)
+        widths = compressing.widths_for(whole_made, teacher.trained.params, share)
         for name in given.by:
             machine.say(f"{share:.0%} of the FLOPs, widths {widths}: {name}")
             if name == SCRATCH:
-                made = with_widths(teacher, widths)
+                made = compressing.with_widths(whole_made, widths)
                 params = fit(made, teacher.steps)
             else:
                 way = "sensitivity" if name == UNTAUGHT else name

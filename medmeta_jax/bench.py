@@ -31,8 +31,10 @@ from medmeta_jax.settings import ConfigError, TrainConfig
 def plan_facts(plan: Plan) -> dict[str, Any]:
     """What makes rows of two calls comparable: all but which methods were asked for."""
     plain = configs.to_plain(plan.experiment.config)
-    for name in ("algorithm", "hyper", "seed", "baselines", "devices", "chunk", "tensorboard"):
+    for name in ("seed", "baselines", "devices", "chunk", "tensorboard"):
         del plain[name]
+    if plain["hyper"] == configs.options("algorithms", plain["algorithm"]):
+        del plain["algorithm"], plain["hyper"]  # with nothing of its own it is one of the rows
     return {
         "config": json.loads(json.dumps(plain)),
         "budget": vars(plan.budget),
@@ -115,7 +117,7 @@ def bench_methods(
 
 def config_of(given: Any) -> TrainConfig:
     """The configuration of the command line's options; how large the network is, and how long it
-    trains, the budget says."""
+    trains, the budget says, and every algorithm has its defaults."""
     base = configs.load(given.preset, None)
     same = (
         "data", "also", "meta_val", "meta_test", "val_classes", "test_classes", "task", "backbone",
@@ -124,7 +126,8 @@ def config_of(given: Any) -> TrainConfig:
     asked = {name: getattr(given, name) for name in same}
     net = {name: value for name, value in base.net.items() if name != "width"}
     set_ = {name: value for name, value in asked.items() if value is not None}
-    return dataclasses.replace(base, net=net, **set_)
+    # Settings that a preset has for its own algorithm would favour it.
+    return dataclasses.replace(base, net=net, hyper={}, **set_)
 
 
 def run(given: Any, told_to_stop: Callable[[], bool]) -> dict[str, Any]:

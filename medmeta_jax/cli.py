@@ -21,6 +21,7 @@ from medmeta_jax.hints import suggest
 from medmeta_jax.options import (
     Adapt,
     BenchMethods,
+    Compress,
     DataInspect,
     DataList,
     DataPrepare,
@@ -49,6 +50,7 @@ USAGE = """usage: medmeta VERB [options]
   reproduce RUN     train a run again, and compare to the last bit
   replay RUN        look at the episodes of a meta-step, such as one that was not finite
   report RUN...     one page of a run, or of several side by side
+  compress RUN      a run with a smaller network, taught by it
   adapt RUN         adapt a run to a few labelled images
   predict TASK      tell images by what was adapted
   export TASK|RUN   one file that runs with jax and numpy alone
@@ -167,6 +169,7 @@ def run_verb(arguments: list[str]) -> tuple[dict[str, Any], bool]:
     kinds: dict[str, Any] = {
         "eval": Eval, "report": Report, "reproduce": Reproduce, "replay": Replay,
         "predict": Predict, "export": Export, "bench methods": BenchMethods,
+        "compress": Compress,
         "data list": DataList, "data inspect": DataInspect, "data split": DataSplit,
         "doctor": Doctor,
     }  # fmt: skip
@@ -183,6 +186,10 @@ def run_verb(arguments: list[str]) -> tuple[dict[str, Any], bool]:
         from medmeta_jax import reproducing
 
         return until_told(lambda stop: reproducing.reproduce(given.run, stop)), given.json
+    if verb == "compress":
+        from medmeta_jax import compressing
+
+        return until_told(lambda stop: compressing.compress(given, stop)), given.json
     if verb == "replay":
         from medmeta_jax import replaying
 

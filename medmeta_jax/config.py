@@ -162,6 +162,9 @@ def check(config: TrainConfig) -> TrainConfig:
     )
     if config.mix != "none":
         check_mix(config)
+    if config.teacher is not None and (config.mix != "none" or config.policy):
+        other = "policy" if config.policy else "mix"
+        raise ConfigError(f"teacher: answers episodes as they are; leave out {other}")
     return config
 
 
@@ -263,6 +266,7 @@ def filled(
 ) -> dict[str, Any]:
     """The arguments that `who` may be told, each with its default, with the given values, each of
     its default's type (ConfigError)."""
+    given = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
     for key, value in given.items():
         if key not in allowed:
             there = suggest(key, allowed) if allowed else ""
@@ -278,7 +282,7 @@ def to_plain(config: TrainConfig) -> dict[str, Any]:
 
     def plain(value: Any) -> Any:
         if isinstance(value, Mapping):
-            return dict(value)
+            return {key: plain(inside) for key, inside in value.items()}
         return list(value) if isinstance(value, tuple) else value
 
     return {field.name: plain(getattr(config, field.name)) for field in dataclasses.fields(config)}

@@ -51,7 +51,7 @@ def adapt(given: Adapt, read: Mapping[str, Any] = MappingProxyType({})) -> dict[
         raise ConfigError("adapt: is told as in: medmeta adapt RUN --support DIR --out TASK")
     enable_compilation_cache()
     run = runs.existing(given.run)
-    of_masks = models.kind_of_run(run, models.read_facts(run)) is MASKS
+    of_masks = models.kind_of_run(run, runs.read_facts(run)) is MASKS
     size = configs.load(None, str(run.config)).image_size
     samples = sources.load(given.support, image_size=size, masks=of_masks, read=read)
     if of_masks:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
-import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -16,11 +13,8 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from medmeta_jax import config as configs, parallel, processes, registry, weights
-from medmeta_jax.augment._mixing import mixed_tasks, with_mixed_queries
-from medmeta_jax.augment._ops import augmented
-from medmeta_jax.augment._policy import Choice, with_policy
-from medmeta_jax.checkpoint import Checkpoints
+from medmeta_jax import config as configs, parallel, processes
+from medmeta_jax.augment._mixing import mixed_tasks
 from medmeta_jax.data.episodes import EpisodeSpec, bounds, sample
 from medmeta_jax.data.feasible import check_pool
 from medmeta_jax.data.pool import Pool, one_image, pool_hash
@@ -29,10 +23,7 @@ from medmeta_jax.evaluation import FixedEpisodes
 from medmeta_jax.feed import Feed, Resident
 from medmeta_jax.fitting import kind_for, marks_pixels
 from medmeta_jax.labels import (
-    CLASSES,
-    GRADES,
     LESIONS_OF_IMAGES,
-    MASKS,
     OF_LESIONS,
     OF_ONE_WAY,
     OF_PIXELS,
@@ -41,11 +32,17 @@ from medmeta_jax.labels import (
     Kind,
     kind_of_pool,
 )
-from medmeta_jax.losses import dice_and_cross_entropy
+from medmeta_jax.learners import (
+    as_trained,
+    make_backbone,
+    make_learner,
+    of_masks_alone,
+    start_weights,
+    with_teacher,
+)
 from medmeta_jax.meta_gradient import EpisodeLoss
 from medmeta_jax.objectives import Objective
 from medmeta_jax.outer import make_objective, make_through, outer_optimiser
-from medmeta_jax.runs import Run, existing
 from medmeta_jax.settings import ConfigError, TrainConfig
 from medmeta_jax.streaming import Lists, Stream, stored_sides
 from medmeta_jax.tasks import episode_spec, load_split, streamed
@@ -89,42 +86,6 @@ def kind_of_split(config: TrainConfig, split: Split) -> Kind:
     return kind_of_pool(split.pools["train"], ordered=config.ordered)
 
 
-def make_learner(
-    config: TrainConfig, backbone: Backbone, outputs: int, classes: int, kind: Kind
-) -> MetaLearner:
-    """The configured algorithm over a backbone (ConfigError for a refused argument)."""
-    factory = registry.factory("algorithms", config.algorithm)
-    arguments = dict(config.hyper)
-    if registry.takes("algorithms", config.algorithm, "loss"):
-        arguments["loss"] = kind.loss
-    if "pool_classes" in registry.defaults("algorithms", config.algorithm):
-        if kind in (SEVERAL, VALUES):
-            raise ConfigError(
-                f"algorithm: {config.algorithm} pre-trains a classifier of one class an image, and "
-                f"these images have {kind.name}; take another, such as anil or maml"
-            )
-        arguments["pool_classes"] = classes
-    try:
-        learner = kind.told(factory(backbone, outputs=outputs, **arguments), outputs)
-    except ValueError as error:
-        raise ConfigError(f"hyper: {error}") from None
-    if not config.policy:
-        return learner
-    if config.policy_how == "sum" and kind in OF_PIXELS:
-        raise ConfigError("policy_how: label maps have no sum; take draw")
-    return with_policy(learner, policy_ops(config), how=config.policy_how)
-
-
-def policy_ops(config: TrainConfig) -> dict[str, Choice]:
-    """The ops of the configured policy."""
-    return {
-        name: Choice(
-            registry.factory("augment", name), registry.defaults("augment", name)["magnitude"]
-        )
-        for name in config.policy
-    }
-
-
 def check_fits(experiment: Experiment) -> None:
     """ConfigError where an algorithm or its backbone does not take what the labels are.
 
@@ -165,42 +126,6 @@ def check_fits(experiment: Experiment) -> None:
         )
     if not fits:
         raise ConfigError(f"algorithm: {config.algorithm} does not take {kind.name}")
-
-
-def make_backbone(config: TrainConfig) -> Backbone:
-    """The configured backbone (ConfigError for a refused argument)."""
-    try:
-        return registry.factory("backbones", config.backbone)(norm=config.norm, **config.net)
-    except ValueError as error:
-        raise ConfigError(f"net: {error}") from None
-
-
-def with_augmentation(config: TrainConfig, split: Split, learner: MetaLearner) -> MetaLearner:
-    """The learner as it is trained: on episodes whose images are augmented as configured."""
-    ops = [registry.factory("augment", name)() for name in config.augment]
-    if not ops:
-        return learner
-    sides = ("support", "query") if config.augment_on == "both" else (config.augment_on,)
-    channels = len(split.scaling.scale) if split.covariates else None
-    return augmented(learner, **dict.fromkeys(sides, ops), channels=channels)
-
-
-def mixing(config: TrainConfig, kind: Kind, learner: MetaLearner) -> MetaLearner:
-    """The learner as it is trained, its queries mixed as configured (ConfigError)."""
-    if config.mix == "none":
-        return learner
-    allowed = (CLASSES, GRADES, MASKS) if config.mix == "cutmix" else (CLASSES, GRADES)
-    if kind not in allowed:
-        names = ", ".join(one.name for one in allowed)
-        raise ConfigError(f"mix: {config.mix} is of {names}, and these images have {kind.name}")
-    if config.mix == "mlti":
-        return learner
-    return with_mixed_queries(learner, kind.loss, how=config.mix, alpha=config.mix_alpha)
-
-
-def as_trained(config: TrainConfig, split: Split, kind: Kind, learner: MetaLearner) -> MetaLearner:
-    """The learner as meta-training takes it: mixed and augmented as configured."""
-    return with_augmentation(config, split, mixing(config, kind, learner))
 
 
 def with_devices(config: TrainConfig) -> tuple[TrainConfig, Mesh]:
@@ -264,6 +189,7 @@ def build(config: TrainConfig) -> Experiment:
     example_x = jnp.zeros(example.support.x.shape, example.support.x.dtype)
     kind = kind_for(kind, backbone, example_x)
     learner = make_learner(config, backbone, outputs, len(split.class_names), kind)
+    taught = with_teacher(config, split, kind, learner, outputs, example_x)
     start = start_weights(config.init_from, learner, example_x)
     feed: Feed = Resident(train)
     if "train" in split.stored:
@@ -284,7 +210,7 @@ def build(config: TrainConfig) -> Experiment:
         sampler=sampler,
         backbone=backbone,
         learner=learner,
-        training=as_trained(config, split, kind, learner),
+        training=as_trained(config, split, kind, taught),
         optimiser=outer_optimiser(config),
         objective=make_objective(config, split, spec),
         through=make_through(config, split, spec),
@@ -310,50 +236,12 @@ def of_pixels(experiment: Experiment) -> bool:
     )
 
 
-def of_masks_alone(algorithm: str) -> bool:
-    """Whether an algorithm marks structures and takes no other labels, told by the loss that it has
-    unasked.
-
-    >>> of_masks_alone("panet"), of_masks_alone("maml")
-    (True, False)
-    """
-    factory = registry.factory("algorithms", algorithm)
-    loss = inspect.signature(factory).parameters.get("loss")
-    return loss is not None and loss.default is dice_and_cross_entropy
-
-
 def with_stream(config: TrainConfig, mesh: Mesh) -> TrainConfig:
     """The configuration with whether images stay in their files (ConfigError); all processes
     decide alike."""
     here = streamed(config, parallel.room(mesh))
     stream: Any = "always" if processes.any_process(lambda: here)() else "never"
     return dataclasses.replace(config, stream=stream)
-
-
-def start_weights(
-    source: str | None, learner: MetaLearner, example_x: Array
-) -> dict[str, np.ndarray]:
-    """The weights of a run or a file that the learner takes, by name (WeightsError)."""
-    if source is None:
-        return {}
-    path = Path(source)
-    given = run_weights(existing(source)) if path.is_dir() else weights.read(path)
-    like = jax.eval_shape(learner.init, jax.random.key(0), example_x)
-    return {name: given[name] for name in weights.taken(like, given, source)}
-
-
-def run_weights(run: Run) -> dict[str, np.ndarray]:
-    """The best parameters of a run, by name, from its latest checkpoint (CheckpointError)."""
-    checkpoints = Checkpoints(run.checkpoints, read_only=True)
-    try:
-        saved = checkpoints.load()[1]
-    finally:
-        checkpoints.close()
-    return {
-        "/".join(re.findall(r"\['?([^\]']+)'?\]", path)): array
-        for path, array in saved.items()
-        if path.startswith(".best_params")
-    }
 
 
 def identity(experiment: Experiment) -> dict[str, Any]:

@@ -25,6 +25,8 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, tuple) and len(value) == len(each) and all(map(fits, value, each))
     if kind is Mapping:
         return isinstance(value, Mapping)
+    if hint is tuple:  # without what is inside: of whole numbers
+        return type(value) is tuple and all(type(one) is int for one in value)
     if hint is float:
         return type(value) in (int, float) and math.isfinite(value)
     return type(value) is hint
@@ -46,7 +48,7 @@ def describe(hint: Any) -> str:
         return several[inside[0]] if ... in inside else "a pair of whole numbers"
     words = {
         int: "a whole number", float: "a number", str: "text", bool: "true or false",
-        type(None): "nothing",
+        type(None): "nothing", tuple: "a list of whole numbers",
     }  # fmt: skip
     return words.get(hint, "a mapping")
 

@@ -83,6 +83,29 @@ class Export:
 
 
 @dataclasses.dataclass(frozen=True)
+class Compress:
+    """Take channels out of a run's network and train on what is left, drawn to the answers of the
+    whole: a new run, judged on the same episodes, for eval, adapt and export as any.
+
+    Of conv4, resnet12, resnet18 and unet, under any norm but "group".
+    """
+
+    run: str
+    """The run directory, complete."""
+    share: float = 0.5
+    """Of the operations that telling an image takes, how much is left at most."""
+    by: Literal["sensitivity", "magnitude", "random"] = "sensitivity"
+    """What stays: channels that the meta-loss is most sensitive to, or of the largest weights, or
+    drawn by chance."""
+    steps: int | None = None
+    """Outer steps to train on for. Default: half of the run's."""
+    seed: int = 0
+    """Of the episodes that sensitivity is measured on, or of chance."""
+    json: bool = False
+    """One JSON object on stdout."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Report:
     """One HTML file of a run or of several side by side, that needs no network; plots as PNG and
     SVG, with the CSV behind each, beside it."""

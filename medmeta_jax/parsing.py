@@ -25,7 +25,11 @@ def parse(kind: Any, name: str, arguments: list[str], default: Any = None) -> An
 
 def arguments_class(name: str, values: Mapping[str, Any]) -> Any:
     """A dataclass of a factory's arguments, whose defaults are `values`."""
-    fields = [(key, type(value), dataclasses.field(default=value)) for key, value in values.items()]
+    kinds: dict[type, Any] = {tuple: tuple[int, ...]}
+    fields = [
+        (key, kinds.get(type(value), type(value)), dataclasses.field(default=value))
+        for key, value in values.items()
+    ]
     return dataclasses.make_dataclass(name, fields, frozen=True)
 
 

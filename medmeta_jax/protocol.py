@@ -23,6 +23,7 @@ from medmeta_jax import (
     baselines,
     config as configs,
     experiment as experiments,
+    learners,
     registry,
     running,
     thresholding,
@@ -51,7 +52,8 @@ SEARCH_SHARE = 4  # a try trains for this part of the budget
 
 
 def for_method(plan: Plan, method: str, **hyper: Any) -> Experiment:
-    """The shared experiment with a method's learner, and settings over the defaults."""
+    """The shared experiment with a method's learner, and settings over the defaults: those of the
+    configuration are of its own algorithm alone."""
     if method == THRESHOLD:
         learner = thresholding.threshold()
         config = dataclasses.replace(plan.experiment.config, hyper={})
@@ -62,15 +64,16 @@ def for_method(plan: Plan, method: str, **hyper: Any) -> Experiment:
     steps = plan.budget.meta_steps
     # Phases that are counted in meta-steps are parts of the budget.
     phases = {"multi_step": steps // 3, "pretrain_steps": steps // 2}
-    known = configs.options("algorithms", algorithm)
-    given = {name: value for name, value in {**phases, **hyper}.items() if name in known}
-    config = dataclasses.replace(plan.experiment.config, algorithm=algorithm, hyper=given)
+    config, known = plan.experiment.config, configs.options("algorithms", algorithm)
+    own = config.hyper if method == config.algorithm else {}
+    given = {name: value for name, value in {**own, **phases, **hyper}.items() if name in known}
+    config = dataclasses.replace(config, algorithm=algorithm, hyper=given)
     config = configs.check(config)
     kind = kind_for(plan.experiment.kind, backbone, plan.experiment.example_x)
-    learner = experiments.make_learner(
+    learner = learners.make_learner(
         config, backbone, plan.experiment.outputs, len(plan.experiment.split.class_names), kind
     )
-    training = experiments.as_trained(config, plan.experiment.split, kind, learner)
+    training = learners.as_trained(config, plan.experiment.split, kind, learner)
     return plan.experiment._replace(
         config=config, backbone=backbone, learner=learner, training=training, kind=kind
     )
@@ -201,7 +204,7 @@ def family_of(
 
     def family(rate: Any) -> MetaLearner:
         config = TrainConfig(algorithm=algorithm, hyper={**dict(hyper), "inner_lr": rate})
-        return experiments.make_learner(config, backbone, outputs, classes, kind)
+        return learners.make_learner(config, backbone, outputs, classes, kind)
 
     return family
 

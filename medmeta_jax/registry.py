@@ -67,7 +67,7 @@ def defaults(folder: str, name: str, function: str | None = None) -> dict[str, A
     if node is None:
         raise ValueError(f"{folder}/{name}.py has no function {function or name}")
     return {
-        argument.arg: default.value
+        argument.arg: ast.literal_eval(default)
         for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-        if isinstance(default, ast.Constant) and default.value is not None
+        if isinstance(default, (ast.Constant, ast.Tuple)) and ast.unparse(default) != "None"
     }

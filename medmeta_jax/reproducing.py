@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from medmeta_jax import config as configs, console, experiment as experiments, runs, verbs
+from medmeta_jax import config as configs, console, learners, runs, verbs
 from medmeta_jax.report import _loaded as loaded
 from medmeta_jax.report._loaded import Loaded
 
@@ -79,7 +79,7 @@ def of_scores(before: Loaded, again: Loaded) -> Iterator[str]:
 
 def of_params(before: Loaded, again: Loaded) -> Iterator[str]:
     """The first of the best parameters that differs, and by how much."""
-    one, other = (experiments.run_weights(run.run) for run in (before, again))
+    one, other = (learners.run_weights(run.run) for run in (before, again))
     if one.keys() != other.keys():
         yield f"parameters: {sorted(one.keys() ^ other.keys())[0]} is not in both"
         return

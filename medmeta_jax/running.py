@@ -14,7 +14,8 @@ from medmeta_jax import baselines, parallel, processes, train, weights
 from medmeta_jax.augment._policy import magnitudes, shares
 from medmeta_jax.checkpoint import Checkpoints
 from medmeta_jax.evaluation import evaluate
-from medmeta_jax.experiment import Experiment, policy_ops, with_augmentation
+from medmeta_jax.experiment import Experiment
+from medmeta_jax.learners import policy_ops, with_augmentation
 from medmeta_jax.runs import Run
 from medmeta_jax.types import MetaLearner, Params
 

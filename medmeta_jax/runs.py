@@ -46,6 +46,7 @@ class Run:
         self.episodes = self.plots / "episodes.png"  # of classes
         self.checkpoints = folder / "checkpoints"
         self.weights = folder / "init.npz"  # where --init-from gave any
+        self.compression = folder / "compression.json"  # of `medmeta compress`
 
     def log(self, record: dict[str, Any]) -> None:
         """Add one line to metrics.jsonl."""
@@ -146,6 +147,19 @@ def existing(folder: str) -> Run:
     if not run.config.exists():
         raise RunError(f"{folder}: not a run directory (it has no config.yaml)")
     return run
+
+
+def read_facts(run: Run) -> dict[str, Any]:
+    """What a run says of itself (RunError)."""
+    try:
+        found: dict[str, Any] = json.loads(run.model.read_text(encoding="utf-8"))
+    except OSError:
+        raise RunError(
+            f"{run.model}: missing; runs of this version have it: train again to deploy"
+        ) from None
+    except ValueError as error:
+        raise RunError(f"{run.model}: not JSON ({error}); train again") from None
+    return found
 
 
 def environment() -> dict[str, Any]:

@@ -92,6 +92,9 @@ class TrainConfig:
     """Arguments of the backbone."""
     init_from: str | None = None
     """A run, or a .npz or .safetensors file: parameters of the same names start from it."""
+    teacher: str | None = None
+    """A run on the same data: the learner is drawn to what it answers, adapted to the same episode
+    (distillation). For a network of other widths: medmeta compress."""
     norm: Literal["batch", "support", "group", "none"] = "support"
     """Where normalisation statistics come from. "batch" is transductive on the query set."""
     augment: tuple[str, ...] = ("rotate", "scale", "crop")

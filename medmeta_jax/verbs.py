@@ -153,7 +153,7 @@ def build(config: TrainConfig) -> Experiment:
 def plain_config(config: TrainConfig) -> dict[str, Any]:
     """The configuration as a run keeps it: paths absolute, to be found from anywhere."""
     plain = configs.to_plain(config)
-    for name in ("data", "meta_val", "meta_test", "split", "covariates", "init_from"):
+    for name in ("data", "meta_val", "meta_test", "split", "covariates", "init_from", "teacher"):
         plain[name] = absolute(plain[name])
     plain["also"] = [absolute(source) for source in plain["also"]]
     return plain
@@ -199,10 +199,13 @@ def describe(experiment: Experiment) -> None:
     if spec.within == "domain":
         console.say(f"episodes   each of one of {split.domains} domains")
     config = experiment.config
+    net = {name: value for name, value in config.net.items() if value != ()}
     console.say(
-        f"learner    {config.algorithm} {dict(config.hyper)} on {config.backbone} "
-        f"{dict(config.net)}, norm {config.norm}"
+        f"learner    {config.algorithm} {dict(config.hyper)} on {config.backbone} {net}, "
+        f"norm {config.norm}"
     )
+    if config.teacher is not None:
+        console.say(f"teacher    {config.teacher}")
     if experiment.weights:
         console.say(f"start      {len(experiment.weights)} parameters from {config.init_from}")
     mesh = experiment.mesh

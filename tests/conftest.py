@@ -15,10 +15,12 @@ import pytest
 # Before JAX is touched: tests of parallel code need several (pretended) devices.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MEDMETA_SALT", "of the tests")  # the user's own is not touched
-# Compiling is what these tests wait for: less optimised code, a quarter of the time saved.
+# Compiling is what these tests wait for. Code that is not optimised saves a third of it, and of
+# what is left code that is not made by way of MLIR another third.
 os.environ.setdefault(
     "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_enable_concurrency_optimized_scheduler=false",
 )
 
 import jax
@@ -29,7 +31,8 @@ from platformdirs import user_cache_dir
 
 from medmeta_jax import baselines, registry, running
 from medmeta_jax.backbones.conv4 import conv4
-from medmeta_jax.experiment import Experiment, of_masks_alone
+from medmeta_jax.experiment import Experiment
+from medmeta_jax.learners import of_masks_alone
 from medmeta_jax.ops.conv import Form
 from medmeta_jax.types import Backbone, Episode, Examples
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medmeta_jax import baselines, experiment as experiments, running, verbs
+from medmeta_jax import baselines, experiment as experiments, learners, running, verbs
 from medmeta_jax.config import check
 from medmeta_jax.data.samples import DataError
 from medmeta_jax.evaluation import evaluate
@@ -81,7 +81,7 @@ def test_augmentation_leaves_them_as_they_are(made: Experiment) -> None:
 
     config = dataclasses.replace(made.config, augment=("noise", "rotate"))
     learner = made.learner._replace(loss=loss)
-    learner = experiments.with_augmentation(config, made.split, learner)
+    learner = learners.with_augmentation(config, made.split, learner)
     learner.loss({}, episode, jax.random.key(1), jnp.zeros((), jnp.int32))
     for side in ("support", "query"):
         before, after = (np.asarray(getattr(one, side).x) for one in (episode, seen[0]))

@@ -15,6 +15,7 @@ from medmeta_jax import (
     baselines,
     details,
     experiment as experiments,
+    learners,
     registry,
     running,
     runs,
@@ -163,7 +164,7 @@ def test_augmentation_touches_the_side_it_is_told_to(experiment: Experiment, sid
         return episode
 
     config = dataclasses.replace(experiment.config, augment=("rotate",), augment_on=side)
-    learner = experiments.with_augmentation(
+    learner = learners.with_augmentation(
         config, experiment.split, experiment.learner._replace(loss=loss)
     )
     key = jax.random.key(0)

@@ -60,16 +60,19 @@ ALLOWED = {
         "thresholding", "fitting",
     },
     "tasks": {"registry", "config", "settings", "data"},
+    "learners": {
+        "types", "registry", "config", "settings", "data", "augment", "compress", "labels",
+        "losses", "checkpoint", "runs", "weights",
+    },
     "experiment": {
-        "types", "registry", "config", "settings", "data", "augment", "labels", "losses",
-        "evaluation", "checkpoint",
-        "runs", "parallel", "processes", "weights", "objectives", "tasks", "feed", "streaming",
-        "meta_gradient", "outer", "fitting",
+        "types", "config", "settings", "data", "augment", "labels", "evaluation", "parallel",
+        "processes", "objectives", "tasks", "feed", "streaming", "meta_gradient", "outer",
+        "fitting", "learners",
     },
     "running": {
         "types", "augment", "config", "settings", "train", "evaluation", "baselines", "checkpoint",
         "runs", "parallel",
-        "processes", "weights", "experiment",
+        "processes", "weights", "experiment", "learners",
     },
     "overlays": {"data", "evaluation", "labels"},
     "sheets": {"baselines", "data", "evaluation", "experiment", "labels", "overlays"},
@@ -99,7 +102,7 @@ ALLOWED = {
     "protocol": {
         "types", "registry", "config", "settings", "data", "evaluation", "baselines", "experiment",
         "labels",
-        "running", "plan", "thresholding", "fitting",
+        "running", "plan", "thresholding", "fitting", "learners",
     },
     "standings": {"metrics", "console"},
     "bench": {
@@ -108,13 +111,17 @@ ALLOWED = {
     },
     "deploy": {
         "types", "config", "settings", "weights", "data", "experiment", "labels", "metrics",
-        "overlays", "runs",
+        "overlays", "runs", "learners",
     },
     "deploy_verbs": {
         "config", "console", "data", "deploy", "labels", "options", "overlays", "runs", "settings",
         "verbs",
     },
-    "reproducing": {"config", "console", "experiment", "report", "runs", "verbs"},
+    "compressing": {
+        "types", "compress", "config", "console", "experiment", "learners", "options", "report",
+        "running", "runs", "settings", "verbs", "weights",
+    },
+    "reproducing": {"config", "console", "learners", "report", "runs", "verbs"},
     "replaying": {
         "checkpoint", "config", "console", "experiment", "judging", "meta_gradient", "overlays",
         "parallel", "running", "runs", "settings", "sheets", "train", "types", "verbs", "weights",
@@ -127,7 +134,7 @@ ALLOWED = {
         "settings", "console", "verbs", "bench", "data_verbs", "doctor", "data",
         "judging", "options", "parsing",
         "runs", "launch", "processes", "tables", "hints", "deploy_verbs",
-        "report", "reproducing", "replaying",
+        "report", "reproducing", "replaying", "compressing",
     },
     "__init__": {"registry"},
     "__main__": {"cli"},

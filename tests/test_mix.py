@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medmeta_jax import experiment as experiments, running
+from medmeta_jax import experiment as experiments, learners, running
 from medmeta_jax.labels import MASKS, SEVERAL
 from medmeta_jax.settings import ConfigError, TrainConfig
 
@@ -73,6 +73,6 @@ def test_what_labels_can_be_mixed(config: TrainConfig) -> None:
     learner = experiments.build(config).learner
     for mix, kind in (("mixup", MASKS), ("metamix", MASKS), ("mlti", MASKS), ("cutmix", SEVERAL)):
         with pytest.raises(ConfigError, match=f"mix: {mix} is of classes, grades"):
-            experiments.mixing(dataclasses.replace(config, mix=mix), kind, learner)
-    cut = experiments.mixing(dataclasses.replace(config, mix="cutmix"), MASKS, learner)
+            learners.mixing(dataclasses.replace(config, mix=mix), kind, learner)
+    cut = learners.mixing(dataclasses.replace(config, mix="cutmix"), MASKS, learner)
     assert cut.loss is not learner.loss

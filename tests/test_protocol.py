@@ -79,6 +79,17 @@ def test_settings_of_a_method(plan: Plan) -> None:
     assert trainer.made("maml", 0, inner_lr=0.5).config.hyper["inner_lr"] == 0.5
 
 
+def test_settings_of_the_configuration_are_of_its_own_algorithm(plan: Plan) -> None:
+    """And rows that were made with others are of another plan."""
+    config = dataclasses.replace(plan.experiment.config, algorithm="anil", hyper={"steps": 2})
+    own = plan._replace(experiment=plan.experiment._replace(config=config))
+    assert protocol.for_method(own, "anil").config.hyper["steps"] == 2
+    assert protocol.for_method(own, "maml").config.hyper["steps"] != 2
+    facts, plain = bench.plan_facts(own)["config"], bench.plan_facts(plan)["config"]
+    assert (facts["algorithm"], facts["hyper"]) == ("anil", {"steps": 2})
+    assert not {"algorithm", "hyper"} & set(plain)
+
+
 def test_raw_centroid_is_the_nearest_class_mean_of_pixels(plan: Plan) -> None:
     """By NumPy, on an episode of the plan: no network of the shared backbone is in it."""
     judged = plans.judged_at(plan, "test", 3)

@@ -12,11 +12,14 @@ marked where few should be:
 
 λ, s and b are learned with the body. Deviations: several things at once, each by itself; Newton's
 steps in the features' space, of which there are fewer than pixels; λ and s as logarithms; of many
-pixels some are drawn, half of them of what is marked, and D makes up for the others.
+pixels some are drawn, half of them of what is marked, and D makes up for the others. And b is that
+of things trained on, whose features the body has, so that of new ones too little is marked: a
+`margin` is added to it when predicting, and not in training.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -87,6 +90,7 @@ def pixel_logistic(
     strength: float = 1e-3,
     newton_steps: int = 5,
     pixels: int = 4096,
+    margin: float = 0.0,
 ) -> MetaLearner:
     """A logistic regression over a backbone with a feature a pixel.
 
@@ -95,6 +99,7 @@ def pixel_logistic(
       strength: λ at the start.
       newton_steps: of each regression.
       pixels: of the support's, so many are drawn for it where there are more.
+      margin: added to the logits of what is marked, by `predict` and not in the loss.
 
     `adapt` has no inner steps to choose: its `steps` argument is ignored. meta_params: {"body",
     "logistic": {"log_strength", "log_scale", "bias"}}. Raises ValueError, when adapting, where
@@ -114,6 +119,8 @@ def pixel_logistic(
         raise ValueError(f"newton_steps must be >= 1, got {newton_steps}")
     if pixels < 2:
         raise ValueError(f"pixels must be >= 2, got {pixels}")
+    if not math.isfinite(margin):
+        raise ValueError(f"margin must be finite, got {margin}")
     require_positive("strength", strength)
 
     def init(key: Array, x: PyTree) -> Params:
@@ -142,10 +149,13 @@ def pixel_logistic(
         scale = jnp.exp(learned["log_scale"])
         return Adapted(theta["body"], each.T, scale, learned["bias"], stats)
 
-    def predict(adapted: Adapted, x: PyTree, mask: Array) -> Array:
+    def trained(adapted: Adapted, x: PyTree, mask: Array) -> Array:
         features, _ = backbone.apply(adapted.body, x, mask, adapted.stats)
         marked = adapted.scale * (with_constant(features) @ adapted.weights) + adapted.bias
         return jnp.concatenate([jnp.zeros_like(marked[..., :1]), marked], -1)
 
-    meta_loss = query_loss(adapt, predict, loss)
+    def predict(adapted: Adapted, x: PyTree, mask: Array) -> Array:
+        return trained(adapted, x, mask).at[..., 1:].add(margin)
+
+    meta_loss = query_loss(adapt, trained, loss)
     return checked(MetaLearner(init, adapt, predict, meta_loss, backbone.norm))

@@ -33,7 +33,7 @@ def group_count(channels: int) -> int:
 def require_network(widths: tuple[int, ...], norm: str) -> None:
     """Shared validation of the factories (ValueError)."""
     if not widths or min(widths) < 1:
-        raise ValueError(f"widths must be positive and not empty, got {widths}")
+        raise ValueError(f"widths must be >= 1, and one or more, got {widths}")
     if norm not in get_args(norms.NormPolicy):
         raise ValueError(f"norm must be one of {get_args(norms.NormPolicy)}, got {norm!r}")
 

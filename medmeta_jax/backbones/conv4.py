@@ -36,7 +36,7 @@ def conv4(
     *,
     width: int = 32,
     depth: int = 4,
-    widths: Sequence[int] | None = None,
+    widths: Sequence[int] = (),
     norm: norms.NormPolicy = "support",
     form: Form = "auto",
 ) -> Backbone:
@@ -61,6 +61,6 @@ def conv4(
     >>> jax.jit(backbone.apply)(params, jnp.ones((2, 28, 28, 1)), jnp.ones(2, bool))[0].shape
     (2, 8)
     """
-    chosen = tuple(widths) if widths is not None else (width,) * depth
+    chosen = tuple(widths) or (width,) * depth
     require_network(chosen, norm)
     return from_linen(Conv4(chosen, norm, form), norm=norm)

@@ -90,7 +90,7 @@ def multimodal(
     *,
     width: int = 16,
     depth: int = 3,
-    widths: Sequence[int] | None = None,
+    widths: Sequence[int] = (),
     trunk: Trunk = "conv4",
     stems: Stem = "own",
     norm: norms.NormPolicy = "support",
@@ -120,7 +120,7 @@ def multimodal(
         raise ValueError(f"depth must be >= 1, got {depth}")
     grows = trunk == "unet"
     chosen = tuple(width * 2**i if grows else width for i in range(depth))
-    chosen = tuple(widths) if widths is not None else chosen
+    chosen = tuple(widths) or chosen
     require_network(chosen, norm)
     made = UNet(chosen, 1, False, norm, form) if grows else Conv4(chosen, norm, form)
     return from_linen(MultiModal(Stems(chosen[0], stems == "own", norm, form), made), norm=norm)

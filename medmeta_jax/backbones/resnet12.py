@@ -62,7 +62,7 @@ class ResNet12(nn.Module):
 def resnet12(
     *,
     width: int = 64,
-    widths: Sequence[int] | None = None,
+    widths: Sequence[int] = (),
     norm: norms.NormPolicy = "support",
     form: Form = "auto",
 ) -> Backbone:
@@ -84,6 +84,6 @@ def resnet12(
     """
     if width < 1:
         raise ValueError(f"width must be >= 1, got {width}")
-    chosen = tuple(widths) if widths is not None else tuple(w * width // WIDTHS[0] for w in WIDTHS)
+    chosen = tuple(widths) or tuple(w * width // WIDTHS[0] for w in WIDTHS)
     require_network(chosen, norm)
     return from_linen(ResNet12(chosen, norm, form), norm=norm)

@@ -72,7 +72,7 @@ class ResNet18(nn.Module):
 def resnet18(
     *,
     width: int = 64,
-    widths: Sequence[int] | None = None,
+    widths: Sequence[int] = (),
     stem: Stem = "small",
     norm: norms.NormPolicy = "support",
     form: Form = "auto",
@@ -96,6 +96,6 @@ def resnet18(
     """
     if stem not in get_args(Stem):
         raise ValueError(f"stem must be one of {get_args(Stem)}, got {stem!r}")
-    chosen = tuple(widths) if widths is not None else tuple(width * n for n in (1, 2, 4, 8))
+    chosen = tuple(widths) or tuple(width * n for n in (1, 2, 4, 8))
     require_network(chosen, norm)
     return from_linen(ResNet18(chosen, stem, norm, form), norm=norm)

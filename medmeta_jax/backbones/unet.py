@@ -83,7 +83,7 @@ def unet(
     width: int = 16,
     depth: int = 3,
     convolutions: int = 1,
-    widths: Sequence[int] | None = None,
+    widths: Sequence[int] = (),
     hypercolumns: bool = False,
     norm: norms.NormPolicy = "support",
     form: Form = "auto",
@@ -109,6 +109,6 @@ def unet(
     """
     if depth < 1 or convolutions < 1:
         raise ValueError(f"depth and convolutions must be >= 1, got {depth} and {convolutions}")
-    chosen = tuple(widths) if widths is not None else tuple(width * 2**i for i in range(depth))
+    chosen = tuple(widths) or tuple(width * 2**i for i in range(depth))
     require_network(chosen, norm)
     return from_linen(UNet(chosen, convolutions, hypercolumns, norm, form), norm=norm)

@@ -8,7 +8,7 @@ shown by its test: the network without some channels equals the one in which the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +41,27 @@ class Channels(NamedTuple):
 
 
 FEATURES = "features"
+# Of each built-in backbone a convolution of its i-th level, and how many blocks a level has.
+LEVELS = {
+    "conv4": ("ConvNormPool_{}/conv", 1), "resnet12": ("Block_{}/Conv_0", 1),
+    "resnet18": ("Block_{}/Conv_0", 2), "unet": ("Level_{}/Conv_0", 1),
+}  # fmt: skip
+
+
+def widths_of(name: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """A built-in backbone's channels level by level, by its parameters' shapes by name (ValueError
+    for another backbone).
+
+    >>> widths_of("conv4", {"body/ConvNormPool_0/conv/kernel": (3, 3, 1, 8)})
+    (8,)
+    """
+    if name not in LEVELS:
+        raise ValueError(f"channels can be taken out of {[*LEVELS]}, got {name!r}")
+    conv, blocks = LEVELS[name]
+    found: list[int] = []
+    while shape := shapes.get(f"body/{conv.format(blocks * len(found))}/kernel"):
+        found.append(shape[-1])
+    return tuple(found[: (len(found) + 1) // 2] if name == "unet" else found)
 
 
 def positions(member: Member, size: int, length: int) -> np.ndarray:
@@ -153,11 +174,11 @@ def channels_of(name: str, widths: Sequence[int], policy: str, **net: int) -> li
     """
     if policy == "group":
         raise ValueError("norm must be batch, support or none to take channels out, got 'group'")
+    if name == "unet":
+        return unet(widths, policy, net.get("convolutions", 1), bool(net.get("hypercolumns")))
     wiring: dict[str, Callable[..., list[Channels]]] = {
         "conv4": conv4, "resnet12": resnet12, "resnet18": resnet18,
     }  # fmt: skip
-    if name == "unet":
-        return unet(widths, policy, net.get("convolutions", 1), bool(net.get("hypercolumns")))
     if name not in wiring:
-        raise ValueError(f"channels can be taken out of {[*wiring, 'unet']}, got {name!r}")
+        raise ValueError(f"channels can be taken out of {[*LEVELS]}, got {name!r}")
     return wiring[name](widths, policy)

@@ -15,10 +15,11 @@ import numpy as np
 
 from medmeta_jax import config as configs, weights
 from medmeta_jax.data.pool import Scaling
-from medmeta_jax.experiment import Experiment, make_backbone, make_learner, run_weights
+from medmeta_jax.experiment import Experiment
 from medmeta_jax.labels import CLASSES, GRADES, MASKS, Kind
+from medmeta_jax.learners import make_backbone, make_learner, run_weights
 from medmeta_jax.metrics.calibration import Calibration
-from medmeta_jax.runs import Run, RunError
+from medmeta_jax.runs import Run, RunError, read_facts
 from medmeta_jax.settings import ConfigError, TrainConfig
 from medmeta_jax.types import Array, Backbone, MetaLearner, Params
 
@@ -137,19 +138,6 @@ def leaves(tree: Any) -> list[tuple[Any, Any]]:
 def example(size: int, spatial: int, channels: int, count: int) -> Array:
     """So many images of zeros."""
     return jnp.zeros((count, *(size,) * spatial, channels), jnp.float32)
-
-
-def read_facts(run: Run) -> dict[str, Any]:
-    """What a run says of itself (RunError)."""
-    try:
-        found: dict[str, Any] = json.loads(run.model.read_text(encoding="utf-8"))
-    except OSError:
-        raise RunError(
-            f"{run.model}: missing; runs of this version have it: train again to deploy"
-        ) from None
-    except ValueError as error:
-        raise RunError(f"{run.model}: not JSON ({error}); train again") from None
-    return found
 
 
 def read_calibration(run: Run) -> Calibration | None:

@@ -90,6 +90,7 @@ def test_a_type_that_no_pixel_shows_is_marked_nowhere_and_harms_nothing(make) ->
         (pixel_logistic, {"outputs": 2, "newton_steps": 0}, "newton_steps must be >= 1, got 0"),
         (pixel_logistic, {"outputs": 2, "strength": -1.0}, "strength must be"),
         (pixel_logistic, {"outputs": 2, "pixels": 1}, "pixels must be >= 2, got 1"),
+        (pixel_logistic, {"outputs": 2, "margin": float("nan")}, "margin must be finite, got nan"),
     ],
 )
 def test_nonsense_is_refused(make, arguments: dict, message: str) -> None:  # type: ignore[no-untyped-def, type-arg]
@@ -140,6 +141,23 @@ def test_where_all_pixels_are_seen_the_key_changes_nothing() -> None:
 
     np.testing.assert_array_equal(told(count, 0), told(count, 1))
     assert (told(count // 2, 0) != told(count // 2, 1)).any()
+
+
+def test_a_margin_marks_more_and_is_not_trained_with() -> None:
+    episode = make_mask_episode(shots=3)
+
+    def told(margin: float) -> tuple[np.ndarray, float]:
+        learner = pixel_logistic(unet(widths=(4, 4)), outputs=2, margin=margin)
+        params = learner.init(KEY, episode.support.x)
+        adapted = learner.adapt(params, episode.support, KEY)
+        loss, _ = learner.loss(params, episode, KEY, jnp.zeros((), jnp.int32))
+        logits = learner.predict(adapted, episode.query.x, episode.query.mask)
+        return np.asarray(logits), float(loss)
+
+    (plain, loss), (wider, same) = told(0.0), told(1.5)
+    np.testing.assert_allclose(wider[..., 1] - plain[..., 1], 1.5, atol=1e-5)
+    np.testing.assert_array_equal(wider[..., 0], plain[..., 0])
+    assert same == loss
 
 
 def test_unmarked_supports_are_taken(x64: None) -> None:

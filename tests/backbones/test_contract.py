@@ -212,7 +212,7 @@ def test_conv4_is_the_standard_network() -> None:
     assert sum(p.size for p in jax.tree.leaves(params)) == kernels + 4 * 2 * 64
 
 
-@pytest.mark.parametrize("bad", [{"widths": ()}, {"width": 0}, {"norm": "layer"}])
+@pytest.mark.parametrize("bad", [{"widths": (4, 0)}, {"width": 0}, {"norm": "layer"}])
 def test_conv4_refuses_nonsense(bad) -> None:
     with pytest.raises(ValueError, match=r"must be"):
         conv4(**bad)

@@ -186,7 +186,7 @@ def test_what_cannot_be_adapted_to_is_refused(run: str, tmp_path: Path) -> None:
 
 def test_a_run_of_another_kind_or_of_before_is_refused(run: str, tmp_path: Path) -> None:
     made = runs.existing(run)
-    found = models.read_facts(made)
+    found = runs.read_facts(made)
     other = runs.Run(tmp_path)
     with pytest.raises(RunError, match=r"model\.json: missing"):
         models.load(other, 3)

@@ -1,0 +1,164 @@
+"""The learner that a configuration asks for: its backbone, and how it is trained."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from medmeta_jax import config as configs, registry, weights
+from medmeta_jax.augment._mixing import with_mixed_queries
+from medmeta_jax.augment._ops import augmented
+from medmeta_jax.augment._policy import Choice, with_policy
+from medmeta_jax.checkpoint import Checkpoints
+from medmeta_jax.compress.distil import distilled
+from medmeta_jax.data.splits import Split
+from medmeta_jax.labels import CLASSES, GRADES, MASKS, OF_PIXELS, SEVERAL, VALUES, Kind
+from medmeta_jax.losses import dice_and_cross_entropy
+from medmeta_jax.runs import Run, existing, read_facts
+from medmeta_jax.settings import ConfigError, TrainConfig
+from medmeta_jax.types import Array, Backbone, MetaLearner
+
+
+def make_backbone(config: TrainConfig) -> Backbone:
+    """The configured backbone (ConfigError for a refused argument)."""
+    try:
+        return registry.factory("backbones", config.backbone)(norm=config.norm, **config.net)
+    except ValueError as error:
+        raise ConfigError(f"net: {error}") from None
+
+
+def make_learner(
+    config: TrainConfig, backbone: Backbone, outputs: int, classes: int, kind: Kind
+) -> MetaLearner:
+    """The configured algorithm over a backbone (ConfigError for a refused argument)."""
+    factory = registry.factory("algorithms", config.algorithm)
+    arguments = dict(config.hyper)
+    if registry.takes("algorithms", config.algorithm, "loss"):
+        arguments["loss"] = kind.loss
+    if "pool_classes" in registry.defaults("algorithms", config.algorithm):
+        if kind in (SEVERAL, VALUES):
+            raise ConfigError(
+                f"algorithm: {config.algorithm} pre-trains a classifier of one class an image, and "
+                f"these images have {kind.name}; take another, such as anil or maml"
+            )
+        arguments["pool_classes"] = classes
+    try:
+        learner = kind.told(factory(backbone, outputs=outputs, **arguments), outputs)
+    except ValueError as error:
+        raise ConfigError(f"hyper: {error}") from None
+    if not config.policy:
+        return learner
+    if config.policy_how == "sum" and kind in OF_PIXELS:
+        raise ConfigError("policy_how: label maps have no sum; take draw")
+    return with_policy(learner, policy_ops(config), how=config.policy_how)
+
+
+def policy_ops(config: TrainConfig) -> dict[str, Choice]:
+    """The ops of the configured policy."""
+    return {
+        name: Choice(
+            registry.factory("augment", name), registry.defaults("augment", name)["magnitude"]
+        )
+        for name in config.policy
+    }
+
+
+def with_augmentation(config: TrainConfig, split: Split, learner: MetaLearner) -> MetaLearner:
+    """The learner as it is trained: on episodes whose images are augmented as configured."""
+    ops = [registry.factory("augment", name)() for name in config.augment]
+    if not ops:
+        return learner
+    sides = ("support", "query") if config.augment_on == "both" else (config.augment_on,)
+    channels = len(split.scaling.scale) if split.covariates else None
+    return augmented(learner, **dict.fromkeys(sides, ops), channels=channels)
+
+
+def mixing(config: TrainConfig, kind: Kind, learner: MetaLearner) -> MetaLearner:
+    """The learner as it is trained, its queries mixed as configured (ConfigError)."""
+    if config.mix == "none":
+        return learner
+    allowed = (CLASSES, GRADES, MASKS) if config.mix == "cutmix" else (CLASSES, GRADES)
+    if kind not in allowed:
+        names = ", ".join(one.name for one in allowed)
+        raise ConfigError(f"mix: {config.mix} is of {names}, and these images have {kind.name}")
+    if config.mix == "mlti":
+        return learner
+    return with_mixed_queries(learner, kind.loss, how=config.mix, alpha=config.mix_alpha)
+
+
+def as_trained(config: TrainConfig, split: Split, kind: Kind, learner: MetaLearner) -> MetaLearner:
+    """The learner as meta-training takes it: mixed and augmented as configured."""
+    return with_augmentation(config, split, mixing(config, kind, learner))
+
+
+def of_masks_alone(algorithm: str) -> bool:
+    """Whether an algorithm marks structures and takes no other labels, told by the loss that it has
+    unasked.
+
+    >>> of_masks_alone("panet"), of_masks_alone("maml")
+    (True, False)
+    """
+    factory = registry.factory("algorithms", algorithm)
+    loss = inspect.signature(factory).parameters.get("loss")
+    return loss is not None and loss.default is dice_and_cross_entropy
+
+
+def start_weights(
+    source: str | None, learner: MetaLearner, example_x: Array
+) -> dict[str, np.ndarray]:
+    """The weights of a run or a file that the learner takes, by name (WeightsError)."""
+    if source is None:
+        return {}
+    path = Path(source)
+    given = run_weights(existing(source)) if path.is_dir() else weights.read(path)
+    like = jax.eval_shape(learner.init, jax.random.key(0), example_x)
+    return {name: given[name] for name in weights.taken(like, given, source)}
+
+
+def run_weights(run: Run) -> dict[str, np.ndarray]:
+    """The best parameters of a run, by name, from its latest checkpoint (CheckpointError)."""
+    checkpoints = Checkpoints(run.checkpoints, read_only=True)
+    try:
+        saved = checkpoints.load()[1]
+    finally:
+        checkpoints.close()
+    return {
+        "/".join(re.findall(r"\['?([^\]']+)'?\]", path)): array
+        for path, array in saved.items()
+        if path.startswith(".best_params")
+    }
+
+
+def with_teacher(
+    config: TrainConfig, split: Split, kind: Kind, learner: MetaLearner, outputs: int, x: Array
+) -> MetaLearner:
+    """The learner drawn to the answers of the configured run (ConfigError where that is of other
+    images or labels)."""
+    if config.teacher is None:
+        return learner
+    if kind in (SEVERAL, VALUES):
+        raise ConfigError(f"teacher: answers are of classes or masks, and these are {kind.name}")
+    run = existing(config.teacher)
+    there = read_facts(run)
+    of = configs.check(configs.load(None, str(run.config)))
+    there["image_size"] = of.image_size
+    here = {
+        "image_size": config.image_size, "labels": kind.name, "outputs": outputs,
+        "spatial": x.ndim - 2, "pool_classes": len(split.class_names),
+        **{name: np.asarray(getattr(split.scaling, name)).tolist() for name in ("shift", "scale")},
+    }  # fmt: skip
+    for name, value in here.items():
+        if there.get(name) != value:
+            raise ConfigError(
+                f"teacher: {name} of {config.teacher} is {there.get(name)!r}, here {value!r}; take "
+                "a run on the same data"
+            )
+    teacher = make_learner(of, make_backbone(of), outputs, there["pool_classes"], kind)
+    like = jax.eval_shape(teacher.init, jax.random.key(0), x)
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+    return distilled(learner, teacher, weights.put(params, run_weights(run)))
