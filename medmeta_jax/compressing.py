@@ -49,7 +49,7 @@ def compress(given: Compress, told_to_stop: Callable[[], bool]) -> dict[str, Any
     verbs.enable_compilation_cache()
     whole = loaded.read(given.run)
     config = configs.load(None, str(whole.run.config))
-    made = verbs.build(dataclasses.replace(config, devices=None, chunk=None))
+    made = verbs.build(dataclasses.replace(config, devices=None, chunk=None, teacher=None))
     verbs.check_same_data(made, whole.run)
     params = running.restore_progress(made, whole.run).best_params
     channels = channels_in(made, params)

@@ -279,8 +279,9 @@ def evaluate(given: Eval) -> dict[str, Any]:
         changes["shots"] = given.shots[0]
     if given.episodes is not None:
         changes["test_episodes"] = given.episodes
-    # Scores do not depend on how episodes are spread: take the devices that are here.
-    changes |= {"devices": None, "chunk": None}
+    # Scores depend neither on how episodes are spread nor on a teacher: take the devices that are
+    # here, and do without the teacher's run.
+    changes |= {"devices": None, "chunk": None, "teacher": None}
     began = time.perf_counter()
     experiment = build(configs.from_mapping(changes, config, "eval"))
     seconds = {"data": time.perf_counter() - began}

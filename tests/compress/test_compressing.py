@@ -12,11 +12,18 @@ import jax
 import numpy as np
 import pytest
 
-from medmeta_jax import compressing, config as configs, experiment as experiments, learners, runs
+from medmeta_jax import (
+    compressing,
+    config as configs,
+    experiment as experiments,
+    learners,
+    runs,
+    verbs,
+)
 from medmeta_jax.compress.distil import distilled
 from medmeta_jax.compress.slicing import fewer
 from medmeta_jax.deploy import model as models
-from medmeta_jax.options import Compress
+from medmeta_jax.options import Compress, Eval
 from medmeta_jax.report import _loaded as loaded
 from medmeta_jax.runs import RunError
 from medmeta_jax.settings import ConfigError
@@ -79,6 +86,15 @@ def test_what_it_costs_is_of_the_same_episodes(run: str, small: dict[str, Any]) 
     assert about["not_inferior"] == (lower > -0.01)
 
 
+def test_it_is_judged_again_without_its_teacher(small: dict[str, Any], tmp_path: Path) -> None:
+    folder = shutil.copytree(small["run"], tmp_path / "run")
+    config = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(config.replace("teacher: ", "teacher: /gone"))
+    with jax.numpy_dtype_promotion("standard"):
+        found = verbs.evaluate(Eval(str(folder), baselines="none"))
+    assert found["results"][0]["accuracy"] == small["results"][0]["accuracy"]
+
+
 def test_the_widths_are_the_largest_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Against trying every width, where telling an image takes the square of the channels."""
     monkeypatch.setattr(compressing, "widths_in", lambda made, params: (12, 24))
@@ -97,15 +113,16 @@ def test_a_teacher_is_in_the_loss_that_is_trained_alone(run: str) -> None:
     made = experiments.build(dataclasses.replace(CONFIG, data=of(run), teacher=run))
     key, step = jax.random.key(0), jax.numpy.zeros((), jax.numpy.int32)
     with jax.numpy_dtype_promotion("standard"):
-        params = made.learner.init(key, made.example_x)
-        episode = made.sampler(key, made.split.pools["train"])
+        params = jax.jit(made.learner.init)(key, made.example_x)
+        episode = jax.jit(made.sampler)(key, made.split.pools["train"])
         given = models.load(runs.existing(run), 0)
         expected = distilled(plain.learner, given.learner, given.params)
-        value = made.training.loss(params, episode, key, step)[0]
-        assert float(value) == pytest.approx(
-            float(expected.loss(params, episode, key, step)[0]), rel=1e-5
+        value, wanted, untaught = (
+            float(jax.jit(one.loss)(params, episode, key, step)[0])
+            for one in (made.training, expected, plain.training)
         )
-        assert float(value) != float(plain.training.loss(params, episode, key, step)[0])
+    assert value == pytest.approx(wanted, rel=1e-5)
+    assert abs(value - untaught) > 1e-3
 
 
 def of(run: str) -> str:
