@@ -381,7 +381,8 @@ def test_detection_from_boxes_to_a_table(medmeta, archive: Path, tmp_path: Path)
     """Trained, judged again, and refused where there is nothing to find."""
     data = write_cells(tmp_path / "smears")
     options = ("--preset", "detection", "--val-classes", "platelet", "--test-classes", "wbc",
-               "--image-size", "24", "--algorithm", "panet", "--net.width", "4", "--net.depth", "2",
+               "--shots", "1", "--image-size", "24", "--algorithm", "panet",
+               "--net.width", "4", "--net.depth", "2",
                "--meta-steps", "2", "--meta-batch", "2", "--val-episodes", "4", "--queries", "2",
                "--test-episodes", "6", "--augment", "flip", "--baselines", "none")  # fmt: skip
     done = medmeta("train", "--data", data, *options, "--json")

@@ -304,18 +304,17 @@ def numbers(report: train.Report) -> Any:
     return jax.tree.map(np.asarray, (state.params, state.opt_state, state.step))
 
 
-@pytest.mark.parametrize("devices", [1, 4])
-def test_a_streamed_run_is_bit_equal(
-    folders, devices: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With dispatches that end at validations too, and taken up again half-way.
-
-    These are two programs, of which XLA promises no equal bits: they are compiled by the emitters
-    that users have, and not by those of the other tests.
-    """
-    given = parallel.compiler_options
-    emitters = {"xla_cpu_use_fusion_emitters": True}
+@pytest.fixture
+def emitters_of_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is streamed and what is not are two programs, of which XLA promises no equal bits: they
+    are compiled by the emitters that users have, and not by those of the other tests."""
+    given, emitters = parallel.compiler_options, {"xla_cpu_use_fusion_emitters": True}
     monkeypatch.setattr(parallel, "compiler_options", lambda mesh: given(mesh) | emitters)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_a_streamed_run_is_bit_equal(folders, devices: int, emitters_of_users: None) -> None:
+    """With dispatches that end at validations too, and taken up again half-way."""
     runs = []
     for streams in (False, True):
         step, progress, feed = made(folders["plain"], devices, streams)
@@ -519,7 +518,7 @@ def outcome(made: experiments.Experiment) -> Any:
 
 @pytest.mark.slow
 def test_an_experiment_is_the_same_from_end_to_end(
-    folders, capsys, monkeypatch: pytest.MonkeyPatch
+    folders, capsys, monkeypatch: pytest.MonkeyPatch, emitters_of_users: None
 ) -> None:
     with jax.numpy_dtype_promotion("standard"):
         one, other = (built(data=folders["groups"], stream=how) for how in ("never", "always"))
