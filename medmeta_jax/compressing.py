@@ -79,19 +79,16 @@ def compress(given: Compress, told_to_stop: Callable[[], bool]) -> dict[str, Any
 def of_smaller(
     config: TrainConfig, widths: tuple[int, ...], start: Path, teacher: str, steps: int | None
 ) -> TrainConfig:
-    """What the smaller network is trained by (ConfigError where the whole learned what a teacher
-    does not go with)."""
-    return configs.check(
-        dataclasses.replace(
-            config,
-            net={**config.net, "widths": widths},
-            init_from=str(start),
-            teacher=teacher,
-            meta_steps=max(1, config.meta_steps // 2) if steps is None else steps,
-            baselines="none",
-            devices=None,
-            chunk=None,
-        )
+    """What the smaller network is trained by."""
+    return dataclasses.replace(
+        config,
+        net={**config.net, "widths": widths},
+        init_from=str(start),
+        teacher=teacher,
+        meta_steps=max(1, config.meta_steps // 2) if steps is None else steps,
+        baselines="none",
+        devices=None,
+        chunk=None,
     )
 
 

@@ -19,9 +19,9 @@ from medmeta_jax.compress.distil import distilled
 from medmeta_jax.data.splits import Split
 from medmeta_jax.labels import CLASSES, GRADES, MASKS, OF_PIXELS, SEVERAL, VALUES, Kind
 from medmeta_jax.losses import dice_and_cross_entropy
-from medmeta_jax.runs import Run, existing, read_facts
+from medmeta_jax.runs import Run, RunError, existing, read_facts
 from medmeta_jax.settings import ConfigError, TrainConfig
-from medmeta_jax.types import Array, Backbone, MetaLearner
+from medmeta_jax.types import Array, Backbone, MetaLearner, Params
 
 
 def make_backbone(config: TrainConfig) -> Backbone:
@@ -134,6 +134,16 @@ def run_weights(run: Run) -> dict[str, np.ndarray]:
     }
 
 
+def whole_params(run: Run, like: Params, given: weights.Named) -> Params:
+    """All parameters of a learner, shaped as `like`, of the weights of a run (RunError where one is
+    not among them)."""
+    names = [weights.name_of(path) for path, _ in jax.tree.leaves_with_path(like)]
+    missing = [name for name in names if name not in given]
+    if missing:
+        raise RunError(f"{run.folder}: its checkpoint lacks {missing[0]}; train again")
+    return weights.put(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like), given)
+
+
 def with_teacher(
     config: TrainConfig, split: Split, kind: Kind, learner: MetaLearner, outputs: int, x: Array
 ) -> MetaLearner:
@@ -160,5 +170,4 @@ def with_teacher(
             )
     teacher = make_learner(of, make_backbone(of), outputs, there["pool_classes"], kind)
     like = jax.eval_shape(teacher.init, jax.random.key(0), x)
-    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
-    return distilled(learner, teacher, weights.put(params, run_weights(run)))
+    return distilled(learner, teacher, whole_params(run, like, run_weights(run)))

@@ -304,15 +304,18 @@ def numbers(report: train.Report) -> Any:
     return jax.tree.map(np.asarray, (state.params, state.opt_state, state.step))
 
 
-EMITTERS = {"xla_cpu_use_fusion_emitters": True}
+GIVEN_OPTIONS = parallel.compiler_options
+
+
+def as_users_compile(mesh: Any) -> dict[str, Any]:
+    """What is streamed and what is not are two programs, of which XLA promises no equal bits: they
+    are compiled by the emitters that users have, and not by those of the other tests."""
+    return GIVEN_OPTIONS(mesh) | {"xla_cpu_use_fusion_emitters": True}
 
 
 @pytest.fixture
 def emitters_of_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is streamed and what is not are two programs, of which XLA promises no equal bits: they
-    are compiled by the emitters that users have, and not by those of the other tests."""
-    given = parallel.compiler_options
-    monkeypatch.setattr(parallel, "compiler_options", lambda mesh: given(mesh) | EMITTERS)
+    monkeypatch.setattr(parallel, "compiler_options", as_users_compile)
 
 
 @pytest.mark.parametrize("devices", [1, 4])
@@ -590,8 +593,7 @@ import jax, numpy as np
 from medmeta_jax import processes
 processes.join()
 from tests import test_streaming as tests
-given = tests.parallel.compiler_options
-tests.parallel.compiler_options = lambda mesh: given(mesh) | tests.EMITTERS
+tests.parallel.compiler_options = tests.as_users_compile
 jax.config.update("jax_num_cpu_devices", 2)
 assert (jax.process_count(), len(jax.devices())) == (2, 4)
 *compiled, feed = tests.made(sys.argv[2], 4, True)

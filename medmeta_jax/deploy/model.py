@@ -17,7 +17,7 @@ from medmeta_jax import config as configs, weights
 from medmeta_jax.data.pool import Scaling
 from medmeta_jax.experiment import Experiment
 from medmeta_jax.labels import CLASSES, GRADES, MASKS, Kind
-from medmeta_jax.learners import make_backbone, make_learner, run_weights
+from medmeta_jax.learners import make_backbone, make_learner, run_weights, whole_params
 from medmeta_jax.metrics.calibration import Calibration
 from medmeta_jax.runs import Run, RunError, read_facts
 from medmeta_jax.settings import ConfigError, TrainConfig
@@ -94,11 +94,7 @@ def load(run: Run, ways: int) -> Model:
                 f"has no more; the support has {ways} classes"
             )
         outputs = ways
-    missing = [weights.name_of(path) for path, _ in leaves(like)]
-    missing = [name for name in missing if name not in given]
-    if missing:
-        raise RunError(f"{run.folder}: its checkpoint lacks {missing[0]}; train again")
-    params = weights.put(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like), given)
+    params = whole_params(run, like, given)
     return Model(
         config, learner, backbone, params, scaling, found["spatial"], outputs,
         read_calibration(run), found["tasks"], kind,
