@@ -26,13 +26,14 @@ ROOT = Path(__file__).parent.parent
 WORKER = """
 import sys
 import jax, numpy as np
-from medmeta_jax import processes
+from medmeta_jax import parallel, processes
 processes.join()
 jax.config.update("jax_enable_x64", True)
 from tests.conftest import tiny_backbone
 from tests.test_parallel import ONE, make_learner, one_step
 jax.config.update("jax_num_cpu_devices", 2)
 assert (jax.process_count(), len(jax.devices())) == (2, 4)
+parallel.connect(parallel.task_mesh())  # one may compile half a minute longer than the other
 step, state, pool = one_step(make_learner(tiny_backbone("support")), 4, "float64")
 after, metrics = step(state, pool, ONE)
 leaves = [np.asarray(leaf) for leaf in jax.tree.leaves((after.params, metrics))]

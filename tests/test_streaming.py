@@ -596,6 +596,7 @@ from tests import test_streaming as tests
 tests.parallel.compiler_options = tests.as_users_compile
 jax.config.update("jax_num_cpu_devices", 2)
 assert (jax.process_count(), len(jax.devices())) == (2, 4)
+tests.parallel.connect(tests.mesh_of(4))  # one may compile half a minute longer than the other
 *compiled, feed = tests.made(sys.argv[2], 4, True)
 read, block = set(), feed.stored["x"].block
 def noted(which):
