@@ -212,6 +212,11 @@ def check_policy(config: TrainConfig) -> None:
         )
     if config.covariates or config.modalities:
         raise ConfigError("policy: is of images; leave out covariates and modalities")
+    if config.policy_by == "step" and not registry.takes("algorithms", config.algorithm, "view"):
+        raise ConfigError(
+            f"policy_by: step is of maml, whose inner steps look at the images again; "
+            f"{config.algorithm} takes task"
+        )
 
 
 def check_mix(config: TrainConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from medmeta_jax import config as configs, registry, weights
 from medmeta_jax.augment._mixing import with_mixed_queries
 from medmeta_jax.augment._ops import augmented
-from medmeta_jax.augment._policy import Choice, with_policy
+from medmeta_jax.augment._policy import Choice, by_step, with_policy
 from medmeta_jax.checkpoint import Checkpoints
 from medmeta_jax.compress.distil import distilled
 from medmeta_jax.data.splits import Split
@@ -47,15 +48,18 @@ def make_learner(
                 f"these images have {kind.name}; take another, such as anil or maml"
             )
         arguments["pool_classes"] = classes
+    make = functools.partial(factory, backbone, outputs=outputs, **arguments)
+    ops, how = policy_ops(config), config.policy_how
+    if ops and how == "sum" and kind in OF_PIXELS:
+        raise ConfigError("policy_how: label maps have no sum; take draw")
     try:
-        learner = kind.told(factory(backbone, outputs=outputs, **arguments), outputs)
+        if ops and config.policy_by == "step":
+            steps = config.hyper["steps"]
+            return kind.told(by_step(make, ops, steps=steps, how=how), outputs)
+        learner = kind.told(make(), outputs)
     except ValueError as error:
         raise ConfigError(f"hyper: {error}") from None
-    if not config.policy:
-        return learner
-    if config.policy_how == "sum" and kind in OF_PIXELS:
-        raise ConfigError("policy_how: label maps have no sum; take draw")
-    return with_policy(learner, policy_ops(config), how=config.policy_how)
+    return with_policy(learner, ops, how=how) if ops else learner
 
 
 def policy_ops(config: TrainConfig) -> dict[str, Choice]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from medmeta_jax import baselines, parallel, processes, train, weights
 from medmeta_jax.augment._policy import magnitudes, shares
@@ -162,14 +163,29 @@ def record_of(report: train.Report, experiment: Experiment) -> dict[str, Any]:
 
 def by_policy(experiment: Experiment, params: Params) -> dict[str, Any]:
     """A learned augmentation: "share", how often each op is drawn, and "none", and "magnitude", of
-    each op, with its "default". Empty where none was learned."""
+    each op, with its "default"; of one by step, of "noise 1", "noise 2" and so on. Empty where none
+    was learned."""
     if not experiment.config.policy:
         return {}
     ops, policy = policy_ops(experiment.config), params["policy"]
+    sizes = magnitudes(policy, ops)
+    defaults = {name: np.full(np.shape(size), ops[name].default) for name, size in sizes.items()}
+    of: dict[str, dict[str, Any]] = {
+        "share": shares(policy), "magnitude": sizes, "default": defaults,
+    }  # fmt: skip
+    return {part: each_number(found) for part, found in of.items()}
+
+
+def each_number(found: Mapping[str, Any]) -> dict[str, float]:
+    """Numbers by name, those of a list by name and place from 1.
+
+    >>> each_number({"flip": np.asarray(0.5), "noise": np.asarray([1, 2])})
+    {'flip': 0.5, 'noise 1': 1.0, 'noise 2': 2.0}
+    """
     return {
-        "share": {name: float(share) for name, share in shares(policy).items()},
-        "magnitude": {name: float(size) for name, size in magnitudes(policy, ops).items()},
-        "default": {name: op.default for name, op in ops.items()},
+        f"{name} {place}" if np.ndim(array) else name: float(number)
+        for name, array in found.items()
+        for place, number in enumerate(np.ravel(array), 1)
     }
 
 

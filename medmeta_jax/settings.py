@@ -106,6 +106,8 @@ class TrainConfig:
     as is learned with the network."""
     policy_how: Literal["draw", "sum"] = "draw"
     """Each copy is changed by one of them, drawn, or by the sum of all by learned weights."""
+    policy_by: Literal["task", "step"] = "task"
+    """Copies are made once a task, or at each inner step by a policy of its own (maml)."""
     mix: Literal["none", "mixup", "cutmix", "metamix", "mlti"] = "none"
     """In meta-training a query is mixed with another one (mixup; cutmix, by a box), or with an
     image of the support (metamix), and its loss is of both labels; or one episode in two with

@@ -272,7 +272,7 @@ def policy_lines(found: Mapping[str, Any]) -> list[str]:
     """What augmentation was learned.
 
     >>> policy_lines({"share": {"none": 0.4, "noise": 0.6}, "magnitude": {"noise": 0.2}})
-    ['Learned augmentation of copies of the support: noise 0.2 (60%); none 40%.']
+    ['Learned augmentation of copies of the support: noise 0.2 (60%), none 40%.']
     """
     if not found:
         return []
@@ -280,10 +280,12 @@ def policy_lines(found: Mapping[str, Any]) -> list[str]:
         f"{name} {size:.3g} ({100 * found['share'][name]:.0f}%)"
         for name, size in found["magnitude"].items()
     ]
-    return [
-        f"Learned augmentation of copies of the support: {', '.join(ops)}; none "
-        f"{100 * found['share']['none']:.0f}%."
+    none = [
+        f"{name} {100 * share:.0f}%"
+        for name, share in found["share"].items()
+        if name not in found["magnitude"]
     ]
+    return [f"Learned augmentation of copies of the support: {', '.join((*ops, *none))}."]
 
 
 def queries_of(row: Mapping[str, Any]) -> str:

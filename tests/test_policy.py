@@ -24,23 +24,36 @@ CONFIG = TrainConfig(
 )  # fmt: skip
 
 
+BY: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "task": ({}, ["noise", "brighten"]),
+    "step": (
+        {"algorithm": "maml", "hyper": {"steps": 2}, "policy_by": "step"},
+        ["noise 1", "noise 2", "brighten 1", "brighten 2"],
+    ),
+}
+
+
 @pytest.mark.slow
-def test_from_a_configuration_to_a_table(tmp_path: Path) -> None:
-    config = dataclasses.replace(CONFIG, data=str(write_toy(tmp_path / "toy.npz")))
+@pytest.mark.parametrize("by", BY)
+def test_from_a_configuration_to_a_table(by: str, tmp_path: Path) -> None:
+    changes, names = BY[by]
+    config = dataclasses.replace(CONFIG, data=str(write_toy(tmp_path / "toy.npz")), **changes)
     made = experiments.build(config)
     with jax.numpy_dtype_promotion("standard"):  # optax mixes a float with an int count
         step = running.compile_step(made, made.training).step
         before = running.initial_progress(made, made.training).state.params
         after = running.fit_quietly(made, step).state.params
-        assert [row.learner for row in running.judge(made, after)] == ["anil"]
+        assert [row.learner for row in running.judge(made, after)] == [config.algorithm]
     old, new = (running.by_policy(made, params) for params in (before, after))
-    assert new["default"] == {"noise": 0.1, "brighten": 0.3}
-    assert sum(new["share"].values()) == pytest.approx(1)
-    assert new["magnitude"] != old["magnitude"], "they are learned"
+    assert new["default"] == {name: 0.1 if "noise" in name else 0.3 for name in names}
+    assert sum(new["share"].values()) == pytest.approx(len(names) / 2)
+    assert list(new["magnitude"]) == names
+    for name in names:
+        assert new["magnitude"][name] != old["magnitude"][name], "they are learned"
     assert running.by_policy(made._replace(config=dataclasses.replace(config, policy=())), {}) == {}
     out = io.StringIO()
     print("\n".join(tables.policy_lines(new)), file=out)
-    assert "noise" in out.getvalue()
+    assert all(name in out.getvalue() for name in (*names, "none"))
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -49,6 +62,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "twice": ({"policy": ("noise", "noise")}, "policy: ops must differ"),
     "reptile": ({"algorithm": "reptile", "hyper": {}}, "policy: reptile holds"),
     "first": ({"algorithm": "maml", "hyper": {"order": "first"}}, "policy: maml holds"),
+    "step": ({"policy_by": "step"}, "policy_by: step is of maml.*anil takes task"),
     "covariates": ({"covariates": "t.csv"}, "policy: is of images"),
 }
 

@@ -1,8 +1,9 @@
 """Adapting a network with a head by an inner loop: what the gradient-based methods share.
 
 A method says how the inner problem is solved, given the meta-parameters (which may hold
-learned rates), which parameters the loop moves, and, where that is not the identity, how
-the network's parameters at a step follow from those that move.
+learned rates), which parameters the loop moves, and, where these are not the identity, how
+the network's parameters at a step follow from those that move, and what of the support a step
+sees.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from medmeta_jax.losses import mask_absent, ways_present
 from medmeta_jax.types import Array, Backbone, Examples, Loss, Params, PyTree
 
 Effective = Callable[[Params, Params, Array], Params]
+# (meta-parameters, support, key, inner step) -> the support that the step descends on.
+View = Callable[[Params, Examples, Array, Array], Examples]
 
 
 class Adapted(NamedTuple):
@@ -39,16 +42,22 @@ def as_they_are(params: Params, theta: Params, t: Array) -> Params:
     return params
 
 
+def all_of_it(theta: Params, support: Examples, key: Array, t: Array) -> Examples:
+    """Every step sees the support as it is."""
+    del theta, key, t
+    return support
+
+
 class Adaptation(NamedTuple):
     """`adapt` and `predict` of a learner, and the parts for an objective of one's own.
 
-    problem: (theta, support) -> (inner loss, the parameters that move, finish), where
+    problem: (theta, support, key) -> (inner loss, the parameters that move, finish), where
     finish(moved, t) -> Adapted.
     """
 
     adapt: Callable[..., Adapted]
     predict: Callable[[Adapted, PyTree, Array], Array]
-    problem: Callable[[Params, Examples], tuple[InnerLoss, Params, Callable[..., Adapted]]]
+    problem: Callable[[Params, Examples, Array], tuple[InnerLoss, Params, Callable[..., Adapted]]]
 
 
 def adaptation(
@@ -60,6 +69,7 @@ def adaptation(
     solve: Callable[[Params], Solve],
     moves: Callable[[Path], bool] = everything,
     effective: Effective = as_they_are,
+    view: View = all_of_it,
 ) -> Adaptation:
     """Adaptation of `model`, a network with its head, on a support set.
 
@@ -71,18 +81,19 @@ def adaptation(
       solve: meta-parameters -> `Solve`.
       moves: which of "body" and "head" the loop moves, by path.
       effective: (those parameters, meta-parameters, inner step) -> the network's.
+      view: what a step sees of the support. Norm statistics are of the support as it is.
     """
 
     def problem(
-        theta: Params, support: Examples
+        theta: Params, support: Examples, key: Array
     ) -> tuple[InnerLoss, Params, Callable[..., Adapted]]:
         present = ways_present(support, outputs)
         moving, rest = partition(moves, {"body": theta["body"], "head": theta["head"]})
 
         def inner_loss(current: Params, t: Array) -> Array:
-            params = effective(merge(current, rest), theta, t)
-            logits, _ = model.apply(params, support.x, support.mask)
-            return loss(mask_absent(logits, present), support.y, support.mask)
+            params, seen = effective(merge(current, rest), theta, t), view(theta, support, key, t)
+            logits, _ = model.apply(params, seen.x, seen.mask)
+            return loss(mask_absent(logits, present), seen.y, seen.mask)
 
         def finish(moved: Params, t: Array) -> Adapted:
             params = effective(merge(moved, rest), theta, t)
@@ -92,8 +103,7 @@ def adaptation(
         return inner_loss, moving, finish
 
     def adapt(theta: Params, support: Examples, key: Array, count: Any = None) -> Adapted:
-        del key
-        inner_loss, moving, finish = problem(theta, support)
+        inner_loss, moving, finish = problem(theta, support, key)
         moved = solve(theta)(inner_loss, moving, count)
         return finish(moved, jnp.asarray(steps if count is None else count, jnp.int32))
 

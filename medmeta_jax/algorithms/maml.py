@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import optax
 
-from medmeta_jax.algorithms._adaptation import adaptation, everything
+from medmeta_jax.algorithms._adaptation import View, adaptation, all_of_it, everything
 from medmeta_jax.heads import with_head
 from medmeta_jax.inner import Loop, Order, Path, Remat, require_positive, unrolled
 from medmeta_jax.losses import cross_entropy, query_loss
@@ -35,6 +35,7 @@ def maml(
     loop: Loop = "scan",
     optimiser: optax.GradientTransformation | None = None,
     moves: Callable[[Path], bool] = everything,
+    view: View = all_of_it,
 ) -> MetaLearner:
     """Second-order MAML over `backbone` and a linear head.
 
@@ -45,6 +46,7 @@ def maml(
       inner_lr: α.
       optimiser: replaces gradient descent at rate `inner_lr`.
       moves: which parameters the inner loop moves, by path ("body" or "head" first).
+      view: (meta-parameters, support, key, t) -> what inner step t sees of the support.
 
     meta_params: {"body", "head"}.
 
@@ -65,7 +67,8 @@ def maml(
     )
 
     adapt, predict, _ = adaptation(
-        model, outputs=outputs, loss=loss, steps=steps, solve=lambda theta: solve, moves=moves
-    )
+        model, outputs=outputs, loss=loss, steps=steps, solve=lambda theta: solve, moves=moves,
+        view=view,
+    )  # fmt: skip
     meta_loss = query_loss(adapt, predict, loss)
     return checked(MetaLearner(model.init, adapt, predict, meta_loss, backbone.norm))

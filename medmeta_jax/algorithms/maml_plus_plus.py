@@ -136,8 +136,7 @@ def maml_plus_plus(
     )
 
     def meta_loss(theta: Params, episode: Episode, key: Array, step: Array) -> tuple[Array, Info]:
-        del key
-        inner_loss, moving, finish = problem(theta, episode.support)
+        inner_loss, moving, finish = problem(theta, episode.support, key)
         run = solve(theta, step >= first_order)
         after = run(inner_loss, moving, trajectory=True)
 

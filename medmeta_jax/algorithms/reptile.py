@@ -66,7 +66,7 @@ def reptile(
     judged = query_loss(adapt, predict, loss)
 
     def meta_loss(theta: Params, episode: Episode, key: Array, step: Array) -> tuple[Array, Info]:
-        inner_loss, moving, _ = problem(theta, together(episode.support, episode.query))
+        inner_loss, moving, _ = problem(theta, together(episode.support, episode.query), key)
         phi = jax.lax.stop_gradient(solve(inner_loss, moving))
         gaps = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), moving, phi)
         _, info = judged(jax.lax.stop_gradient(theta), episode, key, step)

@@ -15,6 +15,9 @@ The query is clean, so that the meta-gradient says what changes of the support m
 better, as it says of every other meta-parameter. The images themselves stay in the support beside
 their copies, at meta-test as in training: the change is a part of adapting.
 
+A copy is drawn once a task, and all inner steps see it; or, with a policy of its own for each step,
+at each step anew: the first steps may be taught by other changes than the last ones.
+
 A first-order gradient holds what the support does to the adapted parameters constant, and gives a
 policy none; `config` refuses the pair.
 """
@@ -81,9 +84,9 @@ def magnitudes(policy: Params, ops: Mapping[str, Choice]) -> dict[str, Array]:
 
 
 def shares(policy: Params) -> dict[str, Array]:
-    """How often each op is drawn, and none."""
+    """How often each op is drawn, and none; of a policy by step, in each step."""
     names = sorted(policy["choice"])
-    found = jax.nn.softmax(SPEED * jnp.stack([policy["choice"][name] for name in names]))
+    found = jax.nn.softmax(SPEED * jnp.stack([policy["choice"][name] for name in names]), axis=0)
     return dict(zip(names, found, strict=True))
 
 
@@ -149,12 +152,7 @@ def with_policy(
 
     meta_params: {"learner", "policy"}.
     """
-    if not ops:
-        raise ValueError("ops must name one or more")
-    if copies < 1:
-        raise ValueError(f"copies must be >= 1, got {copies}")
-    if how not in get_args(How):
-        raise ValueError(f"how must be one of {get_args(How)}, got {how!r}")
+    require_policy(ops, copies, how)
 
     def init(key: Array, x: PyTree) -> Params:
         return {"learner": learner.init(key, x), "policy": init_policy(ops)}
@@ -173,3 +171,48 @@ def with_policy(
         return learner.loss(params["learner"], episode, key, step)
 
     return MetaLearner(init, adapt, learner.predict, loss, learner.norm)
+
+
+def by_step(
+    make: Callable[..., MetaLearner],
+    ops: Mapping[str, Choice],
+    *,
+    steps: int,
+    copies: int = 1,
+    how: How = "draw",
+) -> MetaLearner:
+    """A learner whose inner steps each have a policy of their own, drawn from at each step.
+
+    Args:
+      make: (view=) -> the learner, one that sees its support through a `View`.
+      ops: by name, what is chosen from.
+      steps: inner steps that a policy is learned for; steps beyond take the last one's.
+      copies, how: as of `with_policy`.
+
+    meta_params: the learner's own, and "policy" with [steps] numbers in place of each scalar.
+    """
+    require_policy(ops, copies, how)
+    if steps < 1:
+        raise ValueError(f"steps must be >= 1, got {steps}")
+
+    def view(params: Params, support: Examples, key: Array, t: Array) -> Examples:
+        own = jax.tree.map(lambda leaf: leaf[jnp.minimum(t, steps - 1)], params["policy"])
+        return with_copies(own, ops, jax.random.fold_in(key, t), support, copies, how)
+
+    learner = make(view=view)
+
+    def init(key: Array, x: PyTree) -> Params:
+        policy = jax.tree.map(lambda leaf: jnp.full(steps, leaf), init_policy(ops))
+        return {**learner.init(key, x), "policy": policy}
+
+    return learner._replace(init=init)
+
+
+def require_policy(ops: Mapping[str, Choice], copies: int, how: How) -> None:
+    """Refuse what no policy can be made of (ValueError)."""
+    if not ops:
+        raise ValueError("ops must name one or more")
+    if copies < 1:
+        raise ValueError(f"copies must be >= 1, got {copies}")
+    if how not in get_args(How):
+        raise ValueError(f"how must be one of {get_args(How)}, got {how!r}")

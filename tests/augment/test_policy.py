@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -17,6 +20,7 @@ from medmeta_jax.augment._policy import (
     SPEED,
     START,
     Choice,
+    by_step,
     changed,
     init_policy,
     magnitudes,
@@ -44,7 +48,7 @@ def choices(*names: str) -> dict[str, Choice]:
 def always(policy: Params, name: str) -> Params:
     """The policy that draws one op."""
     chosen = {
-        n: jnp.where(n == name, 50.0, -50.0).astype(c.dtype) for n, c in policy["choice"].items()
+        n: jnp.full_like(c, 50.0 if n == name else -50.0) for n, c in policy["choice"].items()
     }
     return {**policy, "choice": chosen}
 
@@ -177,7 +181,55 @@ def test_padding_changes_nothing_and_copies_are_padded_too() -> None:
     np.testing.assert_array_equal(more.mask, jnp.tile(short.mask, 2))
 
 
+def of_steps(steps: int, norm: str = "support", **more: Any) -> MetaLearner:
+    make = functools.partial(maml, tiny_backbone(norm), outputs=WAYS, steps=steps, inner_lr=0.4)
+    return by_step(make, choices("brighten"), steps=steps, **more)
+
+
+def test_each_inner_step_has_a_policy_of_its_own(x64: None) -> None:
+    """Two steps are one step by the first policy, and from there one by the second."""
+    episode, two, one = double(make_episode()), of_steps(2, "none"), of_steps(1, "none")
+    params = double(two.init(KEY, episode.support.x))
+    params["policy"]["choice"]["brighten"] = jnp.asarray([50.0, -50.0])
+    params["policy"]["magnitude"]["brighten"] = jnp.asarray([0.1, 0.0])
+    found = two.adapt(params, episode.support, KEY).params
+
+    first = jax.tree.map(lambda leaf: leaf[:1], params["policy"])
+    middle = one.adapt({**params, "policy": first}, episode.support, KEY).params
+    # The second step leaves every copy as it is: a step on the support alone.
+    plain = maml(tiny_backbone("none"), outputs=WAYS, steps=1, inner_lr=0.4)
+    chex.assert_trees_all_close(found, plain.adapt(middle, episode.support, KEY).params, rtol=1e-6)
+    beyond = two.adapt(params, episode.support, KEY, 3).params
+    chex.assert_trees_all_close(beyond, plain.adapt(found, episode.support, KEY).params, rtol=1e-6)
+    twice = plain.adapt(plain.adapt(params, episode.support, KEY).params, episode.support, KEY)
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_close(found, twice.params, rtol=1e-3)
+
+
+def test_the_gradient_of_each_steps_magnitude_is_that_of_differences(x64: None) -> None:
+    episode, learner = double(make_episode()), of_steps(2)
+    params = double(learner.init(KEY, episode.support.x))
+    params["policy"] = always(params["policy"], "brighten")
+
+    @jax.jit
+    def value(raw: Array) -> Array:
+        policy = {**params["policy"], "magnitude": {"brighten": raw}}
+        return learner.loss({**params, "policy": policy}, episode, KEY, STEP)[0]
+
+    at = params["policy"]["magnitude"]["brighten"]
+    slopes = jax.jit(jax.grad(value))(at)
+    assert slopes.shape == (2,)
+    for way, slope in zip(1e-4 * jnp.eye(2), slopes, strict=True):
+        expected = (value(at + way) - value(at - way)) / 2e-4
+        assert abs(expected) > 1e-6
+        np.testing.assert_allclose(slope, expected, rtol=1e-3)
+
+
 def test_nonsense_is_refused() -> None:
+    with pytest.raises(ValueError, match="steps must be >= 1, got 0"):
+        of_steps(0)
+    with pytest.raises(ValueError, match="copies must be >= 1, got 0"):
+        of_steps(1, copies=0)
     learner = anil(tiny_backbone(), outputs=WAYS)
     with pytest.raises(ValueError, match="ops must name one or more"):
         with_policy(learner, {})
