@@ -35,6 +35,10 @@ class Examples(NamedTuple):
     mask: Array
 
 
+# (meta-parameters, support, key, inner step) -> the support that the step descends on.
+View = Callable[[Params, Examples, Array, Array], Examples]
+
+
 class Episode(NamedTuple):
     """One task: adapt on `support`, be judged on `query`.
 

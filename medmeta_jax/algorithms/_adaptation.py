@@ -15,11 +15,9 @@ import jax.numpy as jnp
 
 from medmeta_jax.inner import InnerLoss, Path, Solve, merge, partition
 from medmeta_jax.losses import mask_absent, ways_present
-from medmeta_jax.types import Array, Backbone, Examples, Loss, Params, PyTree
+from medmeta_jax.types import Array, Backbone, Examples, Loss, Params, PyTree, View
 
 Effective = Callable[[Params, Params, Array], Params]
-# (meta-parameters, support, key, inner step) -> the support that the step descends on.
-View = Callable[[Params, Examples, Array, Array], Examples]
 
 
 class Adapted(NamedTuple):

@@ -16,11 +16,11 @@ from collections.abc import Callable
 
 import optax
 
-from medmeta_jax.algorithms._adaptation import View, adaptation, all_of_it, everything
+from medmeta_jax.algorithms._adaptation import adaptation, all_of_it, everything
 from medmeta_jax.heads import with_head
 from medmeta_jax.inner import Loop, Order, Path, Remat, require_positive, unrolled
 from medmeta_jax.losses import cross_entropy, query_loss
-from medmeta_jax.types import Backbone, Loss, MetaLearner, checked
+from medmeta_jax.types import Backbone, Loss, MetaLearner, View, checked
 
 
 def maml(

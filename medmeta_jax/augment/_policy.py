@@ -39,6 +39,7 @@ from medmeta_jax.types import (
     MetaLearner,
     Params,
     PyTree,
+    View,
     check_examples,
     select,
 )
