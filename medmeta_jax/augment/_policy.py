@@ -39,7 +39,6 @@ from medmeta_jax.types import (
     MetaLearner,
     Params,
     PyTree,
-    View,
     check_examples,
     select,
 )
