@@ -1,9 +1,12 @@
-"""One convolution of three taps an axis, in the forms of `ops/conv.py`.
+"""One convolution of three taps an axis, in the forms of `ops/conv.py`, and in integers.
 
 Run by `python -m benchmarks.convolution`.
 
-Forward, on shapes of workloads A and B, inside a loop, as training runs it: buffers are
-warm there, and XLA leaves a convolution in a loop as it finds it.
+Forward, on shapes of workloads A and B and of one image that is told, inside a loop, as training
+runs it: buffers are warm there, and XLA leaves a convolution in a loop as it finds it.
+
+"int8" is what an artefact with int8 activations does: images and kernel are brought to their grids
+in the loop.
 """
 
 from __future__ import annotations
@@ -24,9 +27,13 @@ SHAPES = {
     "A, support, block 2": (5, 14, 14, 64),
     "B, support, block 2": (25, 42, 42, 32),
     "B, support, block 3": (25, 21, 21, 32),
+    "one image, block 2": (1, 42, 42, 32),
     "3-D patch": (5, 16, 16, 16, 32),
 }
-FORMS: dict[int, tuple[Form, ...]] = {4: ("lax", "patches", "winograd"), 5: ("lax", "patches")}
+FORMS: dict[int, tuple[Form, ...]] = {
+    4: ("lax", "patches", "winograd", "int8"),
+    5: ("lax", "patches", "int8"),
+}
 
 
 def milliseconds(form: Form, shape: tuple[int, ...], repeats: int) -> float:
@@ -69,11 +76,11 @@ def main() -> None:
     if given.json:
         print(json.dumps(found))
         return
-    print("| ms | " + " | ".join(FORMS[4]) + " |\n|---" + "|---" * len(FORMS[4]) + "|")
-    for name, shape in SHAPES.items():
-        times = next(row["ms"] for row in rows if row["name"] == name)
-        cells = " | ".join(f"{times[form]:.2f}" if form in times else "-" for form in FORMS[4])
-        print(f"| {name}, {' x '.join(map(str, shape))} | {cells} |")
+    forms = FORMS[4]
+    print(f"| ms | {' | '.join(forms)} |\n|---{'|---' * len(forms)}|")
+    for row in found["rows"]:
+        cells = " | ".join(f"{row['ms'][form]:.2f}" if form in row["ms"] else "-" for form in forms)
+        print(f"| {row['name']}, {' x '.join(map(str, row['shape']))} | {cells} |")
 
 
 if __name__ == "__main__":

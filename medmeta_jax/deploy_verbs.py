@@ -214,9 +214,13 @@ def mark(
 def of_task(path: Path) -> tuple[models.Model, Task, dict[str, Any]]:
     """A task in a file with its run's model, and what the file says of it."""
     arrays, about = task_file.read(path)
-    of_masks = about["labels"] == MASKS.name
-    model = models.load(runs.existing(about["run"]), 0 if of_masks else len(about["classes"]))
+    model = models.load(runs.existing(about["run"]), ways_of(about))
     return model, task_file.task_of(model, arrays, about, path), about
+
+
+def ways_of(about: Mapping[str, Any]) -> int:
+    """The ways that a task's model is to be loaded for."""
+    return 0 if about["labels"] == MASKS.name else len(about["classes"])
 
 
 @contextlib.contextmanager
@@ -232,12 +236,12 @@ def export(given: Export) -> dict[str, Any]:
     """Write a task, or a run that adapts, as one file that jax and numpy alone can run."""
     if given.out is None:
         raise ConfigError("export: is told as in: medmeta export TASK --out FILE")
-    path, task = Path(given.what), None
+    path, task, run, ways = Path(given.what), None, given.what, 0
     if path.is_file():
         if given.support is not None:
             raise ConfigError("support: is of a run; a task is adapted already")
         model, task, about = of_task(path)
-        most = about["support"]
+        most, run, ways = about["support"], about["run"], ways_of(about)
         about = {name: about[name] for name in ("algorithm", "classes", "counts", "warnings")}
     else:
         if given.support is not None and given.support < 1:
@@ -249,18 +253,27 @@ def export(given: Export) -> dict[str, Any]:
     if calibration is not None and not np.isfinite(calibration["quantile"]):
         calibration["quantile"] = None  # JSON has no infinity: the sets hold all
     about |= {"calibration": calibration, "versions": runs.versions()}
-    whole = exports.artefact(model, task, about, kind=given.weights, support=artefacts.slots(most))
+    telling = None
+    if given.activations == "int8":
+        telling = models.load(runs.existing(run), ways, form="int8")
+    whole = exports.artefact(
+        model, task, about, kind=given.weights, telling=telling, support=artefacts.slots(most)
+    )
     beside = Path(given.out).parent / READER
     with writing(given.out):
         runs.write_whole(Path(given.out), whole)
         shutil.copyfile(str(artefacts.__file__), beside)
-    console.say(f"artefact   {given.out}, {len(whole) / 1e6:.2f} MB, weights {given.weights}")
+    console.say(
+        f"artefact   {given.out}, {len(whole) / 1e6:.2f} MB, weights {given.weights}, activations "
+        f"{given.activations}"
+    )
     console.say(f"reader     {beside}, which needs jax, numpy and flatbuffers alone")
     for line in about.get("warnings", []):
         console.say(f"caution    {line}")
     return {
         "artefact": given.out, "reader": str(beside), "bytes": len(whole),
         "platforms": list(exports.PLATFORMS), "weights": given.weights,
+        "activations": given.activations,
     }  # fmt: skip
 
 

@@ -20,15 +20,17 @@ from medmeta_jax.compress.distil import distilled
 from medmeta_jax.data.splits import Split
 from medmeta_jax.labels import CLASSES, GRADES, MASKS, OF_PIXELS, SEVERAL, VALUES, Kind
 from medmeta_jax.losses import dice_and_cross_entropy
+from medmeta_jax.ops.conv import Form
 from medmeta_jax.runs import Run, RunError, existing, read_facts
 from medmeta_jax.settings import ConfigError, TrainConfig
 from medmeta_jax.types import Array, Backbone, MetaLearner, Params
 
 
-def make_backbone(config: TrainConfig) -> Backbone:
-    """The configured backbone (ConfigError for a refused argument)."""
+def make_backbone(config: TrainConfig, form: Form = "auto") -> Backbone:
+    """The configured backbone (ConfigError for a refused argument); form: of `ops.conv`."""
+    make = registry.factory("backbones", config.backbone)
     try:
-        return registry.factory("backbones", config.backbone)(norm=config.norm, **config.net)
+        return make(norm=config.norm, form=form, **config.net)
     except ValueError as error:
         raise ConfigError(f"net: {error}") from None
 

@@ -76,6 +76,9 @@ class Export:
     """The file to write. Needed."""
     weights: Literal["float32", "int8"] = "float32"
     """int8: kernels of a byte a weight in place of four, with a step for each output channel."""
+    activations: Literal["float32", "int8"] = "float32"
+    """int8: images are told by convolutions in integers. On a CPU that is quicker for volumes, and
+    slower for images."""
     support: int | None = None
     """Of a run: the largest support set, in images. Default: twice that of its training."""
     json: bool = False

@@ -38,16 +38,19 @@ def artefact(
     about: Mapping[str, Any],
     *,
     kind: Weights = "float32",
+    telling: Model | None = None,
     support: int = 8,
 ) -> bytes:
     """The bytes of an artefact: of a task, or, where that is None, of a run that adapts to supports
-    of up to `support` images, padded to that many."""
+    of up to `support` images, padded to that many. telling: the model that tells, where that is not
+    `model` itself but one of the same parameters whose convolutions are in integers."""
     names = prefixed(PARAMS, model.params)
     like = shape_of_task(model, support) if task is None else task
     of_task, told_by = prefixed(TASK, like), program_of(model)
+    teller = telling or model
 
     def predict(arrays: dict[str, Array], images: Array, there: Array) -> tuple[Array, ...]:
-        found: tuple[Array, ...] = told_by(model, filled(of_task, arrays), images, there)
+        found: tuple[Array, ...] = told_by(teller, filled(of_task, arrays), images, there)
         return found
 
     def adapt(arrays: dict[str, Array], *given: Array) -> dict[str, Array]:
@@ -68,6 +71,7 @@ def artefact(
     said = {
         "image": list(image_shape(model)), "labels": model.kind.name, "outputs": model.outputs,
         "slots": support, "weights": kind, "platforms": list(PLATFORMS),
+        "activations": "float32" if telling is None else "int8",
         "preprocessing": preprocessing(model),
     }  # fmt: skip
     return packed(arrays, {**about, **said})

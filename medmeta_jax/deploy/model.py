@@ -19,6 +19,7 @@ from medmeta_jax.experiment import Experiment
 from medmeta_jax.labels import CLASSES, GRADES, MASKS, Kind
 from medmeta_jax.learners import make_backbone, make_learner, run_weights, whole_params
 from medmeta_jax.metrics.calibration import Calibration
+from medmeta_jax.ops.conv import Form
 from medmeta_jax.runs import Run, RunError, read_facts
 from medmeta_jax.settings import ConfigError, TrainConfig
 from medmeta_jax.types import Array, Backbone, MetaLearner, Params
@@ -62,8 +63,9 @@ def model_facts(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def load(run: Run, ways: int) -> Model:
-    """A run's model, for tasks of so many ways; 0: as many as it was trained for.
+def load(run: Run, ways: int, form: Form = "auto") -> Model:
+    """A run's model, for tasks of so many ways; 0: as many as it was trained for. form: of its
+    convolutions (`ops.conv`).
 
     Raises RunError where the run does not hold what is needed, and ConfigError where it is of what
     cannot be deployed, or its head has fewer ways.
@@ -73,7 +75,7 @@ def load(run: Run, ways: int) -> Model:
     if found["covariates"] or found["modalities"]:
         raise ConfigError(f"{run.folder}: takes more than an image (covariates, modalities)")
     config = configs.check(configs.load(None, str(run.config)))
-    backbone = make_backbone(config)
+    backbone = make_backbone(config, form)
     scaling = Scaling(*(np.asarray(found[name], np.float32) for name in ("shift", "scale")))
     x = example(config.image_size, found["spatial"], len(scaling.shift), 1)
     given = run_weights(run)

@@ -11,8 +11,9 @@ resumed. The measurements behind it: benchmarks/RESULTS.md, "Convolution".
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import jax
@@ -23,7 +24,7 @@ from medmeta_jax.types import Array
 
 Padding = Literal["SAME", "VALID"]
 AXES = {4: ("NHWC", "HWIO", "NHWC"), 5: ("NDHWC", "DHWIO", "NDHWC")}
-Form = Literal["auto", "winograd", "patches", "lax"]
+Form = Literal["auto", "winograd", "patches", "lax", "int8"]
 # How many times fewer multiplications Winograd must need to pay for its additions and its
 # sixteen small products. An odd map is rounded up to whole cells: 3x3 saves 1.27 times only.
 SAVING = 1.5
@@ -58,7 +59,8 @@ def conv(
       stride: the same along all axes.
       padding: "SAME" or "VALID", as `jax.lax` defines them.
       form: "auto" (see `choose`), "winograd" (2-D, 3x3, stride 1, SAME), "patches" (shifted
-        slices and a matrix product) or "lax" (JAX's own, the reference).
+        slices and a matrix product), "lax" (JAX's own, the reference) or "int8" (patches in
+        integers, see `in_integers`; it has no gradient).
 
     n may be a symbolic size (`jax.export`); the others are numbers.
 
@@ -83,6 +85,8 @@ def conv(
                 f"got {kernel.shape[:-2]}, {stride} and {padding}"
             )
         return interleave(corners_by_winograd(x, kernel), x.shape[1:3])
+    if form == "int8":
+        return in_integers(x, kernel, stride, padding)
     if form == "lax":
         strides = (stride,) * (x.ndim - 2)
         return jax.lax.conv_general_dilated(
@@ -91,7 +95,13 @@ def conv(
     return by_patches(x, kernel, stride, padding)
 
 
-def by_patches(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+def by_patches(
+    x: Array,
+    kernel: Array,
+    stride: int,
+    padding: Padding,
+    multiply: Callable[[Array, Array], Array] = product,
+) -> Array:
     """`conv` as one product of x's patches, made of shifted slices, and the kernel."""
     taps, outputs = kernel.shape[:-2], kernel.shape[-1]
     strides = (stride,) * len(taps)
@@ -105,7 +115,40 @@ def by_patches(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
 
     shifts = [shifted(offset) for offset in itertools.product(*map(range, taps))]
     patches = jnp.concatenate(shifts, axis=-1)
-    return product(patches, kernel.reshape(-1, outputs))
+    return multiply(patches, kernel.reshape(-1, outputs))
+
+
+def on_grid(x: Array, axes: Sequence[int]) -> tuple[Array, Array]:
+    """x on a grid of 255 values: int8, and its step, which is the largest over `axes` / 127.
+
+    >>> on_grid(jnp.asarray([[1.0, -0.5], [0.0, 0.0]]), [1])[0]
+    Array([[127, -64],
+           [  0,   0]], dtype=int8)
+    """
+    largest = jnp.abs(x).max(tuple(axes), keepdims=True)
+    step = jnp.where(largest > 0, largest, 1) / 127
+    return jnp.round(x / step).astype(jnp.int8), step
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def in_integers(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+    """`conv` of images and a kernel on grids, each image's its own and one for each output channel:
+    products of int8, summed in int32."""
+    values, step = on_grid(x, range(1, x.ndim))
+    weights, steps = on_grid(kernel, range(kernel.ndim - 1))
+
+    def multiply(patches: Array, matrix: Array) -> Array:
+        return jnp.matmul(patches, matrix, preferred_element_type=jnp.int32)
+
+    sums = by_patches(values, weights, stride, padding, multiply)
+    return sums.astype(x.dtype) * (step * steps.reshape(-1))
+
+
+@in_integers.defjvp
+def refuse_gradient(stride: int, padding: Padding, primals: Any, tangents: Any) -> Any:
+    """Rounding has none, and zero would pass for one."""
+    del stride, padding, primals, tangents
+    raise ValueError("form must be another than 'int8' to be differentiated: rounding is flat")
 
 
 def conv_general_dilated(

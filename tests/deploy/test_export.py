@@ -233,6 +233,25 @@ def test_weights_of_a_byte_tell_nearly_the_same(predictor: Predictor, written: P
     assert 0 < gap < 0.05
 
 
+def test_convolutions_in_integers_tell_nearly_the_same(predictor: Predictor, written: Path) -> None:
+    """Adapting is not touched, and an image is told alike alone and among others."""
+    model = predictor.model
+    learner = registry.factory("algorithms", "maml")(
+        tiny_backbone("support", form="int8"), outputs=WAYS, steps=2
+    )
+    task = predictor.adapt(*images(SUPPORT))
+    telling = model._replace(learner=learner)
+    read = artefacts.read(io.BytesIO(exports.artefact(model, task, ABOUT, telling=telling)))
+    others, _ = images(OTHERS, 1)
+    found, expected = (of.predict(others).probabilities for of in (read, artefacts.read(written)))
+    assert 0 < np.abs(found - expected).max() < 0.05
+    alone = read.predict(others[:1]).probabilities
+    np.testing.assert_allclose(alone, found[:1], atol=1e-6)
+    of_run = artefacts.read(io.BytesIO(exports.artefact(model, None, {}, telling=telling)))
+    adapted = of_run.adapt(*images(SUPPORT), NAMES)
+    np.testing.assert_allclose(of_run.predict(others, adapted).probabilities, found, atol=1e-5)
+
+
 def test_the_verb_writes_it_with_its_reader(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     predictor: Predictor,
@@ -240,12 +259,21 @@ def test_the_verb_writes_it_with_its_reader(
     """A stand-in for the run, whose loading is shown in test_deploy.py."""
     out = tmp_path / "run.medmeta"
     monkeypatch.setattr(deploy_verbs.runs, "existing", lambda path: path)
-    monkeypatch.setattr(deploy_verbs.models, "load", lambda run, ways: predictor.model)
-    cli.main(["export", str(tmp_path), "--out", str(out), "--json"])
+    asked = []
+
+    def load(run: str, ways: int, form: str = "auto") -> Model:
+        asked.append((run, ways, form))
+        return predictor.model
+
+    monkeypatch.setattr(deploy_verbs.models, "load", load)
+    cli.main(["export", str(tmp_path), "--out", str(out), "--activations", "int8", "--json"])
+    assert asked == [(str(tmp_path), 0, "auto"), (str(tmp_path), 0, "int8")]
     told = json.loads(capsys.readouterr().out)
+    assert told["activations"] == "int8"
     assert told["bytes"] == out.stat().st_size
     assert (tmp_path / "medmeta_artefact.py").is_file()
     about = artefacts.read(out).about
+    assert (about["weights"], about["activations"]) == ("float32", "int8")
     assert (about["slots"], about["algorithm"]) == (16, "maml")  # twice 3 ways of 2, padded
     assert about["calibration"]["temperature"] == 1.7
     with pytest.raises(ConfigError, match="export: is told as in"):

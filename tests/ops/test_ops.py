@@ -46,6 +46,29 @@ def test_conv_equals_lax(x64: None, size, kernel: int, stride: int, padding: str
     close(found, expected)
 
 
+@pytest.mark.parametrize(("size", "stride"), [((6, 7), 1), ((6, 7), 2), ((4, 5, 3), 1)])
+def test_conv_in_integers_is_within_its_grids(size, stride: int, x64: None) -> None:
+    """As the convolution of what stands on the grids; an image is not touched by the others'."""
+    x = normal(0, 3, *size, 3) * jnp.asarray([1.0, 100.0, 0.0]).reshape(3, *(1,) * (len(size) + 1))
+    w = normal(1, *(3,) * len(size), 3, 4) * jnp.asarray([1.0, 10.0, 0.1, 0.0])
+    found = conv(x, w, stride=stride, form="int8")
+    rounded = []
+    for array, axes in ((x, range(1, x.ndim)), (w, range(w.ndim - 1))):
+        largest = jnp.abs(array).max(tuple(axes), keepdims=True)
+        step = jnp.where(largest > 0, largest, 1) / 127
+        rounded.append(jnp.round(array / step) * step)
+    close(found, conv(*rounded, stride=stride, form="lax"))
+    exact = conv(x, w, stride=stride, form="lax")
+    for image in range(2):
+        for output in range(3):
+            error = found[image, ..., output] - exact[image, ..., output]
+            assert 0 < jnp.linalg.norm(error) < 0.02 * jnp.linalg.norm(exact[image, ..., output])
+    assert (found[2] == 0).all()
+    close(conv(x[1:2], w, stride=stride, form="int8"), found[1:2])
+    with pytest.raises(ValueError, match="rounding is flat"):
+        jax.grad(lambda w: conv(x, w, form="int8").sum())(w)
+
+
 @pytest.mark.parametrize("channels", [2, 5])
 @pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0), (2, 4)])
 @pytest.mark.parametrize("fast", ["patches", "winograd"])
