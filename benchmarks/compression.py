@@ -34,6 +34,7 @@ from medmeta_jax import (
     plan as plans,
     protocol,
     running,
+    verbs,
 )
 from medmeta_jax.compress import gates, scores
 from medmeta_jax.compress.channels import Channels
@@ -258,6 +259,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
 
 def main() -> None:
     given = arguments()
+    verbs.enable_compilation_cache()  # rows of a share are one program from several starts
     found = measure(given)
     text = table(found)
     report.save(given.out, f"compression-{Path(given.data).name}", found, text, plot)
