@@ -29,6 +29,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,20 +87,20 @@ def config_of(network: Network, turn: int, data_seed: int) -> TrainConfig:
     )
 
 
-def table(found: list[dict[str, dict[str, Any]]]) -> str:
+def table(found: Mapping[int, dict[str, dict[str, Any]]]) -> str:
     """Rows by their mean accuracy over the turns, with what each is short of the goal by.
 
     found: by turn, the results by row's name.
     """
-    names = set.intersection(*map(set, found))
+    names = set.intersection(*map(set, found.values()))
     columns = ("accuracy", "recall", "f1", "dice", "presence_accuracy")
 
     def mean(name: str, column: str) -> float:
-        values = [turn[name][column]["mean"] for turn in found if column in turn[name]]
+        values = [turn[name][column]["mean"] for turn in found.values() if column in turn[name]]
         return 100 * float(np.mean(values)) if values else float("nan")
 
     heads = [*map(console.heading, columns[:-1]), "presence"]
-    turns = [f"turn {turn}" for turn in range(len(found))]
+    turns = [f"turn {turn}" for turn in found]
     lines = [
         f"| learner | {' | '.join(heads)} | goal | {' | '.join(turns)} |",
         f"|---|{'---|' * (len(heads) + 1 + len(turns))}",
@@ -112,12 +113,12 @@ def table(found: list[dict[str, dict[str, Any]]]) -> str:
             if own[column] < 100 * goal
         ]
         cells = ["-" if np.isnan(value) else f"{value:.1f}" for value in own.values()]
-        each = [console.percent(turn[name]["accuracy"]) for turn in found]
+        each = [console.percent(turn[name]["accuracy"]) for turn in found.values()]
         lines.append(
             f"| {name} | {' | '.join(cells)} | {', '.join(short) or 'reached'} "
             f"| {' | '.join(each)} |"
         )
-    hashes = ", ".join(next(iter(turn.values()))["episodes_hash"] for turn in found)
+    hashes = ", ".join(next(iter(turn.values()))["episodes_hash"] for turn in found.values())
     return "\n".join([*lines, "", f"Episodes: {hashes}."])
 
 
@@ -146,7 +147,7 @@ def main() -> None:
     verbs.enable_compilation_cache()
     verbs.use_devices(TrainConfig())
     budget = dataclasses.replace(BUDGET, meta_steps=given.meta_steps)
-    found = []
+    found = {}
     for turn in given.turns:
         rows: dict[str, dict[str, Any]] = {}
         for key in given.networks:
@@ -163,7 +164,7 @@ def main() -> None:
             if given.supervised and key == "unet":
                 hash_ = results[0]["episodes_hash"]
                 rows["supervised"] = {**supervised(plan, folder), "episodes_hash": hash_}
-        found.append(rows)
+        found[turn] = rows
     text = table(found)
     runs.write_whole(given.out / f"case-study-{given.data_seed}.md", text + "\n")
     print(json.dumps(found) if given.json else text)
