@@ -62,7 +62,7 @@ ALLOWED = {
     "tasks": {"registry", "config", "settings", "data"},
     "learners": {
         "types", "registry", "config", "settings", "data", "augment", "compress", "labels",
-        "losses", "checkpoint", "runs", "weights",
+        "losses", "checkpoint", "ops", "runs", "weights",
     },
     "experiment": {
         "types", "config", "settings", "data", "augment", "labels", "evaluation", "parallel",
@@ -111,7 +111,7 @@ ALLOWED = {
     },
     "deploy": {
         "types", "config", "settings", "weights", "data", "experiment", "labels", "metrics",
-        "overlays", "runs", "learners",
+        "ops", "overlays", "runs", "learners",
     },
     "deploy_verbs": {
         "config", "console", "data", "deploy", "labels", "options", "overlays", "runs", "settings",
