@@ -2,6 +2,7 @@
 
     python -m benchmarks.compression --data anatomy
     python -m benchmarks.compression --data ../shared/data/blood_cells
+    python -m benchmarks.compression --untrained      the time alone, of a larger network
 
 One learner is meta-trained on a budget (`medmeta bench methods`, medium, one seed) and is the
 teacher. For each share of its FLOPs, counted in the compiled program that tells one image, the
@@ -13,7 +14,9 @@ same widths trained from scratch on the whole budget.
 
 Accuracy is on the same meta-test episodes, the difference from the teacher paired; not inferior
 means that the lower end of its interval is above -1 point, which was set beforehand. Latency is of
-the deployed programs, taken at the end, the networks in turns, while nothing else should run.
+the deployed programs, taken at the end, the networks in turns, while nothing else should run. With
+--untrained, Conv4-64 at 84 x 84 and what is left of it at each share; time does not depend on the
+weights.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ import numpy as np
 from benchmarks import latency, machine, memory_use, report
 from medmeta_jax import (
     compressing,
+    config as configs,
     learners,
     plan as plans,
     protocol,
@@ -73,6 +77,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--by", nargs="+", choices=ROWS, default=ROWS)
     parser.add_argument("--ways", type=int)
     parser.add_argument("--shots", type=int, default=5)
+    parser.add_argument("--untrained", action="store_true", help="times of a larger network alone")
     parser.add_argument("--steps", type=int, help="of the budget, in place of medium's 400")
     parser.add_argument("--calls", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=20.0)
@@ -211,6 +216,36 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
+def measure_untrained(given: argparse.Namespace) -> dict[str, Any]:
+    """The time of Conv4-64 at 84 x 84, and of what is left of it at each share."""
+    config = TrainConfig(image_size=84, algorithm=given.algorithm, net={"width": 64})
+    made = verbs.build(configs.check(config))
+    given.ways = made.outputs
+    params = made.learner.init(jax.random.key(0), made.example_x)
+    networks = [made] + [
+        compressing.with_widths(made, compressing.widths_for(made, params, share))
+        for share in given.shares
+    ]
+    deployed, rows = [], []
+    for share, network in zip((1.0, *given.shares), networks, strict=True):
+        own = network.learner.init(jax.random.key(0), made.example_x)
+        deployed.append(latency.ours(latency.model_of(network, own), given))
+        rows.append({"share": share, "mflops": compressing.telling_flops(network) / 1e6})
+    for row, timed in zip(rows, latency.timings(deployed, given), strict=True):
+        row |= {part: timed[part] for part in ("adapt", "predict")}
+    return {**machine.described(), "algorithm": given.algorithm, "rows": rows}
+
+
+def table_untrained(found: dict[str, Any]) -> str:
+    """A row for each share."""
+    lines = [report.heading(found), "", "| FLOPs | MFLOP an image | adapt p50, p95 ms "
+             "| predict p50, p95 ms |", "|" + "---|" * 4]  # fmt: skip
+    for row in found["rows"]:
+        cells = [f"{row[part]['p50']:.2f}, {row[part]['p95']:.2f}" for part in ("adapt", "predict")]
+        lines.append(f"| {row['share']:g} | {row['mflops']:.1f} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def table(found: dict[str, Any]) -> str:
     """A row for each network."""
     lines = [
@@ -260,6 +295,10 @@ def plot(found: dict[str, Any], path: Path) -> None:
 def main() -> None:
     given = arguments()
     verbs.enable_compilation_cache()  # rows of a share are one program from several starts
+    if given.untrained:
+        found = measure_untrained(given)
+        report.show(given, found, table_untrained(found))
+        return
     found = measure(given)
     text = table(found)
     report.save(given.out, f"compression-{Path(given.data).name}", found, text, plot)
