@@ -153,6 +153,10 @@ def check(config: TrainConfig) -> TrainConfig:
                 raise ConfigError(f"{name}: no {op!r}{suggest(op, registry.names('augment'))}")
     if config.policy:
         check_policy(config)
+    if config.augment and config.augment_on == "shot":
+        for name in ("covariates", "modalities", "policy"):
+            if getattr(config, name):
+                raise ConfigError(f"augment_on: shot copies images; leave out {name}")
     config = dataclasses.replace(
         config,
         hyper=filled(

@@ -13,7 +13,7 @@ import numpy as np
 
 from medmeta_jax import config as configs, registry, weights
 from medmeta_jax.augment._mixing import with_mixed_queries
-from medmeta_jax.augment._ops import augmented
+from medmeta_jax.augment._ops import Op, augmented, with_more_shots
 from medmeta_jax.augment._policy import Choice, by_step, with_policy
 from medmeta_jax.checkpoint import Checkpoints
 from medmeta_jax.compress.distil import distilled
@@ -59,9 +59,16 @@ def make_learner(
             steps = config.hyper["steps"]
             return kind.told(by_step(make, ops, steps=steps, how=how), outputs)
         learner = kind.told(make(), outputs)
+        if config.augment and config.augment_on == "shot":
+            learner = with_more_shots(learner, augment_ops(config))
     except ValueError as error:
         raise ConfigError(f"hyper: {error}") from None
     return with_policy(learner, ops, how=how) if ops else learner
+
+
+def augment_ops(config: TrainConfig) -> list[Op]:
+    """The ops of the configured augmentation, at their own magnitudes."""
+    return [registry.factory("augment", name)() for name in config.augment]
 
 
 def policy_ops(config: TrainConfig) -> dict[str, Choice]:
@@ -76,8 +83,8 @@ def policy_ops(config: TrainConfig) -> dict[str, Choice]:
 
 def with_augmentation(config: TrainConfig, split: Split, learner: MetaLearner) -> MetaLearner:
     """The learner as it is trained: on episodes whose images are augmented as configured."""
-    ops = [registry.factory("augment", name)() for name in config.augment]
-    if not ops:
+    ops = augment_ops(config)
+    if not ops or config.augment_on == "shot":  # which is a part of adapting
         return learner
     sides = ("support", "query") if config.augment_on == "both" else (config.augment_on,)
     channels = len(split.scaling.scale) if split.covariates else None

@@ -99,8 +99,10 @@ class TrainConfig:
     """Where normalisation statistics come from. "batch" is transductive on the query set."""
     augment: tuple[str, ...] = ("rotate", "scale", "crop")
     """Files of medmeta_jax/augment, applied to the episodes of meta-training."""
-    augment_on: Literal["support", "query", "both"] = "both"
-    """Which side of an episode is augmented."""
+    augment_on: Literal["support", "query", "both", "task", "shot"] = "both"
+    """Which side of an episode is augmented, each image by itself; or all images of a class alike,
+    which makes it another one (task); or a copy of each support image, which is learned from beside
+    it, at meta-test too (shot)."""
     policy: tuple[str, ...] = ()
     """Files of medmeta_jax/augment that change copies of the support images, as often and as much
     as is learned with the network."""

@@ -74,6 +74,16 @@ def test_bad_values_are_refused_by_field(name: str) -> None:
         check(from_mapping({name: value}, TrainConfig(), "test"))
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("covariates", "t.csv"), ("modalities", ["t1", "t2"]), ("policy", ["noise"])],
+)
+def test_more_shots_are_of_images_alone(field: str, value: object) -> None:
+    given = {"augment": ["rotate"], "augment_on": "shot", field: value}
+    with pytest.raises(ConfigError, match=f"augment_on: shot copies images; leave out {field}"):
+        check(from_mapping(given, TrainConfig(), "test"))
+
+
 def test_bad_files_are_refused_by_name(tmp_path: Path) -> None:
     for text, message in (("[1, 2]", "must hold a mapping"), ("a: [", "not YAML")):
         (tmp_path / "c.yaml").write_text(text)

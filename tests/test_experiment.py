@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +32,7 @@ from medmeta_jax.experiment import Experiment
 from medmeta_jax.labels import CLASSES, MASKS, OBJECTS, SEVERAL, VALUES
 from medmeta_jax.metrics import multi_label
 from medmeta_jax.settings import ConfigError, TrainConfig
+from medmeta_jax.types import Examples
 
 from .conftest import write_cells, write_toy
 
@@ -158,7 +161,7 @@ def test_labels_of_whole_images_take_a_backbone_of_these(experiment: Experiment)
         experiments.build(config)
 
 
-@pytest.mark.parametrize("side", ["support", "query"])
+@pytest.mark.parametrize("side", ["support", "query", "both", "task", "shot"])
 def test_augmentation_touches_the_side_it_is_told_to(experiment: Experiment, side: str) -> None:
     def loss(params, episode, key, step):
         return episode
@@ -172,7 +175,22 @@ def test_augmentation_touches_the_side_it_is_told_to(experiment: Experiment, sid
     seen = jax.jit(learner.loss)({}, episode, key, jnp.zeros((), jnp.int32))
     for name in ("support", "query"):
         same = bool((getattr(seen, name).x == getattr(episode, name).x).all())
-        assert same == (name != side)
+        assert same == (name != side and side not in ("both", "task"))
+
+
+def test_more_shots_are_a_part_of_the_learner(experiment: Experiment) -> None:
+    config = dataclasses.replace(experiment.config, augment=("rotate",), augment_on="shot")
+    make = functools.partial(
+        learners.make_learner, backbone=experiment.backbone, outputs=experiment.outputs,
+        classes=9, kind=experiment.kind,
+    )  # fmt: skip
+    key, x = jax.random.key(0), experiment.example_x
+    with_copies, plain = make(config), make(dataclasses.replace(config, augment=()))
+    params, n = plain.init(key, x), len(x)
+    support = Examples(x + jnp.arange(x.size).reshape(x.shape), jnp.arange(n), jnp.ones(n, bool))
+    found, other = (each.adapt(params, support, key) for each in (with_copies, plain))
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_close(found, other, rtol=1e-3)
 
 
 def test_the_optimiser_is_the_configured_one() -> None:

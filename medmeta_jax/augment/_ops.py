@@ -7,13 +7,23 @@ the image once, so four ops blur no more than one.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 
-from medmeta_jax.types import Array, Episode, Examples, Info, MetaLearner, Params
+from medmeta_jax.types import (
+    Array,
+    Episode,
+    Examples,
+    Info,
+    MetaLearner,
+    Params,
+    PyTree,
+    check_examples,
+    select,
+)
 
 
 class Op(NamedTuple):
@@ -117,9 +127,10 @@ def source_places(matrix: Array, moves: Array | None, height: int, width: int) -
 def augment_examples(
     ops: Sequence[Op], key: Array, examples: Examples, channels: int | None = None
 ) -> Examples:
-    """Every example with its own draw of the chain; label maps [n, H, W] or [n, D, H, W] move
-    along. Of its channels the first so many are the image's, and any others stay as they are."""
-    keys = jax.random.split(key, examples.mask.shape[0])
+    """Every example with its own draw of the chain, from a key for all or from one for each [n];
+    label maps [n, H, W] or [n, D, H, W] move along. Of its channels the first so many are the
+    image's, and any others stay as they are."""
+    keys = key if key.ndim else jax.random.split(key, examples.mask.shape[0])
     label_maps = examples.y if examples.y.ndim == examples.x.ndim - 1 else None
     images = examples.x[..., :channels]
     x, moved = jax.vmap(lambda *each: apply_ops(ops, *each))(keys, images, label_maps)
@@ -133,12 +144,16 @@ def augmented(
     *,
     support: Sequence[Op] = (),
     query: Sequence[Op] = (),
+    task: Sequence[Op] = (),
     channels: int | None = None,
 ) -> MetaLearner:
     """The learner meta-trained on augmented episodes; `adapt` and `predict` see clean ones.
 
     Args:
-      support, query: the ops of either side.
+      support, query: the ops of either side, drawn for each image.
+      task: ops drawn once for each way of an episode, and applied to all its images on both sides,
+        so that it becomes another class (Ni et al., 2021, arXiv 2010.07092); where labels are no
+        classes, once for the episode.
       channels: how many of an example's are the image's, where others are of covariates.
 
     >>> from medmeta_jax.algorithms.protonet import protonet
@@ -150,13 +165,74 @@ def augmented(
     """
 
     def loss(params: Params, episode: Episode, key: Array, step: Array) -> tuple[Array, Info]:
+        if task:
+            task_key, key = jax.random.split(key)
+            sides = (episode.support, episode.query)
+            changed = [augment_ways(task, task_key, side, channels) for side in sides]
+            episode = episode._replace(support=changed[0], query=changed[1])
         support_key, query_key, key = jax.random.split(key, 3)
         if support:
-            changed = augment_examples(support, support_key, episode.support, channels)
-            episode = episode._replace(support=changed)
+            changed_support = augment_examples(support, support_key, episode.support, channels)
+            episode = episode._replace(support=changed_support)
         if query:
-            changed = augment_examples(query, query_key, episode.query, channels)
-            episode = episode._replace(query=changed)
+            changed_query = augment_examples(query, query_key, episode.query, channels)
+            episode = episode._replace(query=changed_query)
         return learner.loss(params, episode, key, step)
 
     return learner._replace(loss=loss)
+
+
+def augment_ways(
+    ops: Sequence[Op], key: Array, examples: Examples, channels: int | None = None
+) -> Examples:
+    """Every example changed as all others of its way; where y is no class, all alike."""
+    of_classes = examples.y.ndim == 1 and jnp.issubdtype(examples.y.dtype, jnp.integer)
+    ways = examples.y if of_classes else jnp.zeros(examples.mask.shape, jnp.int32)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, ways)
+    return augment_examples(ops, keys, examples, channels)
+
+
+def with_more_shots(learner: MetaLearner, ops: Sequence[Op]) -> MetaLearner:
+    """The learner, adapting to its support and to a changed copy of each of its examples, at
+    meta-test as in meta-training.
+
+    >>> from medmeta_jax.algorithms.protonet import protonet
+    >>> from medmeta_jax.augment.flip import flip
+    >>> from medmeta_jax.backbones.pixels import pixels
+    >>> learner = protonet(pixels(), outputs=2)
+    >>> with_more_shots(learner, [flip()]).predict is learner.predict
+    True
+    """
+
+    def more(params: Params, key: Array, support: Examples) -> Examples:
+        clean = support._replace(x=select(support.x, support.mask))
+        copies = augment_examples(ops, key, clean)
+        return jax.tree.map(lambda *sides: jnp.concatenate(sides), clean, copies)
+
+    return adapting_to(learner, more)
+
+
+def adapting_to(
+    learner: MetaLearner,
+    more: Callable[[Params, Array, Examples], Examples],
+    own: Callable[[Params], Params] = lambda params: params,
+) -> MetaLearner:
+    """The learner, adapting to what `more` makes of a support: (meta_params, key, support) -> it.
+
+    own: of these meta-parameters the learner's.
+    """
+
+    def made(params: Params, key: Array, support: Examples) -> Examples:
+        check_examples(support, "support")
+        return more(params, key, support)
+
+    def adapt(params: Params, support: Examples, key: Array, steps: Any = None) -> PyTree:
+        more_key, key = jax.random.split(key)
+        return learner.adapt(own(params), made(params, more_key, support), key, steps)
+
+    def loss(params: Params, episode: Episode, key: Array, step: Array) -> tuple[Array, Info]:
+        more_key, key = jax.random.split(key)
+        episode = episode._replace(support=made(params, more_key, episode.support))
+        return learner.loss(own(params), episode, key, step)
+
+    return learner._replace(adapt=adapt, loss=loss)

@@ -25,21 +25,18 @@ policy none; `config` refuses the pair.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 
-from medmeta_jax.augment._ops import Op, apply_ops
+from medmeta_jax.augment._ops import Op, adapting_to, apply_ops
 from medmeta_jax.types import (
     Array,
-    Episode,
     Examples,
-    Info,
     MetaLearner,
     Params,
     PyTree,
-    check_examples,
     select,
 )
 
@@ -158,19 +155,10 @@ def with_policy(
         return {"learner": learner.init(key, x), "policy": init_policy(ops)}
 
     def more(params: Params, key: Array, support: Examples) -> Examples:
-        check_examples(support, "support")
         return with_copies(params["policy"], ops, key, support, copies, how)
 
-    def adapt(params: Params, support: Examples, key: Array, steps: Any = None) -> PyTree:
-        policy_key, key = jax.random.split(key)
-        return learner.adapt(params["learner"], more(params, policy_key, support), key, steps)
-
-    def loss(params: Params, episode: Episode, key: Array, step: Array) -> tuple[Array, Info]:
-        policy_key, key = jax.random.split(key)
-        episode = episode._replace(support=more(params, policy_key, episode.support))
-        return learner.loss(params["learner"], episode, key, step)
-
-    return MetaLearner(init, adapt, learner.predict, loss, learner.norm)
+    made = adapting_to(learner, more, lambda params: params["learner"])
+    return made._replace(init=init)
 
 
 def by_step(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,14 +10,22 @@ import pytest
 
 from medmeta_jax import registry
 from medmeta_jax.algorithms.protonet import protonet
-from medmeta_jax.augment._ops import Op, affine, apply_ops, augment_examples, augmented
+from medmeta_jax.augment._ops import (
+    Op,
+    affine,
+    apply_ops,
+    augment_examples,
+    augment_ways,
+    augmented,
+    with_more_shots,
+)
 from medmeta_jax.config import BY_CHANCE
-from medmeta_jax.types import Examples
+from medmeta_jax.types import Episode, Examples
 
 from ..conftest import WAYS, make_episode, tiny_backbone
 
 NAMES = registry.names("augment")
-KEY = jax.random.key(3)
+KEY, STEP = jax.random.key(3), jnp.zeros((), jnp.int32)
 # They look at an image's range or mean, or draw for each voxel.
 OF_THE_WHOLE = ("bias_field", "contrast", "cutout", "gamma", "noise")
 
@@ -131,6 +140,47 @@ def test_each_example_is_changed_by_itself() -> None:
     same = jnp.stack([image()] * 3)
     out = augment_examples([op], KEY, Examples(same, jnp.zeros(3, jnp.int32), jnp.ones(3, bool)))
     assert (out.x[0] != out.x[1]).any()
+
+
+def test_a_way_is_changed_as_one_on_both_sides() -> None:
+    """Seen by a learner that gives back what it is given."""
+    ops = [registry.factory("augment", "rotate")(magnitude=90.0)]
+    seen = protonet(tiny_backbone(), outputs=WAYS)._replace(
+        loss=lambda params, episode, key, step: (episode, None)
+    )
+    same = jnp.stack([image()] * 4)
+    side = Examples(same, jnp.asarray([0, 1, 1, 0]), jnp.ones(4, bool))
+    other = side._replace(y=jnp.asarray([1, 0, 0, 1]))
+    episode = Episode(side, other, jnp.arange(2))
+    one, two = augmented(seen, task=ops).loss({}, episode, KEY, STEP)[0][:2]
+    np.testing.assert_array_equal(one.x[0], one.x[3])
+    np.testing.assert_array_equal(one.x[1], one.x[2])
+    np.testing.assert_array_equal(one.x[jnp.asarray([1, 0, 0, 1])], two.x)
+    assert (one.x[0] != one.x[1]).any()
+    values = augment_ways(ops, KEY, side._replace(y=jnp.asarray([0.1, 0.2, 0.3, 0.4])))
+    np.testing.assert_array_equal(values.x, jnp.broadcast_to(values.x[:1], values.x.shape))
+    assert (values.x != same).any()
+
+
+def test_more_shots_are_learned_from_when_adapting_too() -> None:
+    ops = [registry.factory("augment", "brighten")()]
+    learner = protonet(tiny_backbone(), outputs=WAYS)
+    more, episode = with_more_shots(learner, ops), make_episode()
+    params = learner.init(KEY, episode.support.x)
+    copy_key, key = jax.random.split(KEY)
+    copies = augment_examples(ops, copy_key, episode.support)
+    both = jax.tree.map(lambda *sides: jnp.concatenate(sides), episode.support, copies)
+    for found, expected in (
+        (more.adapt(params, episode.support, KEY), learner.adapt(params, both, key)),
+        (
+            more.loss(params, episode, KEY, STEP)[0],
+            learner.loss(params, episode._replace(support=both), key, STEP)[0],
+        ),
+    ):
+        chex.assert_trees_all_close(found, expected, rtol=1e-6)
+    plain = learner.adapt(params, episode.support, key)
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_close(plain, learner.adapt(params, both, key), rtol=1e-3)
 
 
 def test_augmentation_is_for_training_alone() -> None:
