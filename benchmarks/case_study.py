@@ -76,8 +76,11 @@ def config_of(network: Network, turn: int, data_seed: int) -> TrainConfig:
     base = configs.load("case-study", None)
     types = list(TYPES)[: base.read["types"]]
     turned = types[HELD_OUT * turn :] + types[: HELD_OUT * turn]
+    first = network.methods[0]
     return dataclasses.replace(
         base,
+        algorithm=first,
+        hyper=base.hyper if first == base.algorithm else {},
         read={**base.read, "seed": data_seed},
         test_classes=tuple(turned[:HELD_OUT]),
         val_classes=tuple(turned[HELD_OUT : 2 * HELD_OUT]),
