@@ -209,6 +209,7 @@ def test_an_absent_way_is_never_predicted(case: Case) -> None:
     logits = case.predict(adapted, case.episode.query.x, case.episode.query.mask)
     assert not (logits.argmax(-1) == 1).any()
     assert jnp.isfinite(logits).all()
+    assert (jax.nn.softmax(logits)[:, 1] < 1e-6).all()
 
 
 def test_order_of_the_support_does_not_matter(case: Case) -> None:

@@ -50,6 +50,18 @@ def test_first_order_differs_from_second(x64: None) -> None:
     assert gap > 1e-2 * jnp.linalg.norm(grads["second"])
 
 
+def test_nothing_is_learned_of_an_absent_way() -> None:
+    """Its part of the head stays as it was, and the others share all of the probability."""
+    learner = maml(tiny_backbone(), outputs=WAYS, steps=2)
+    support = make_episode().support
+    without = support._replace(mask=support.y != 1)
+    params = learner.init(KEY, support.x)
+    for examples, still in ((without, True), (support, False)):
+        moved = learner.adapt(params, examples, KEY).params["head"]
+        assert bool((moved["kernel"][:, 1] == params["head"]["kernel"][:, 1]).all()) is still
+        assert bool(moved["bias"][1] == params["head"]["bias"][1]) is still
+
+
 def test_anil_is_maml_that_moves_the_head(x64: None) -> None:
     episode = double(make_episode())
     efficient = anil(tiny_backbone(), outputs=WAYS, steps=3)
