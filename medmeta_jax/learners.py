@@ -29,8 +29,12 @@ from medmeta_jax.types import Array, Backbone, MetaLearner, Params
 def make_backbone(config: TrainConfig, form: Form = "auto") -> Backbone:
     """The configured backbone (ConfigError for a refused argument); form: of `ops.conv`."""
     make = registry.factory("backbones", config.backbone)
+    if registry.takes("backbones", config.backbone, "form"):
+        make = functools.partial(make, form=form)
+    elif form != "auto":
+        raise ConfigError(f"backbone: {config.backbone} has no convolutions of form {form}")
     try:
-        return make(norm=config.norm, form=form, **config.net)
+        return make(norm=config.norm, **config.net)
     except ValueError as error:
         raise ConfigError(f"net: {error}") from None
 

@@ -196,8 +196,12 @@ def test_the_case_study_says_what_a_row_lacks_of_the_goal() -> None:
             "episodes_hash": "abc",
         }
 
-    found = [{"a": row(0.92, dice=0.5), "b": row(0.8)}, {"a": row(0.9, dice=0.7), "b": row(0.7)}]
-    first, second = case_study.table(found).splitlines()[2:4]
+    found = {
+        1: {"a": row(0.92, dice=0.5), "b": row(0.8)},
+        3: {"a": row(0.9, dice=0.7), "b": row(0.7)},
+    }
+    head, _, first, second = case_study.table(found).splitlines()[:4]
+    assert head.endswith("| goal | turn 1 | turn 3 |")
     assert first.startswith("| a | 91.0 | 90.0 | 88.0 | 60.0 | 100.0 | reached | 92.0 ± 1.0 |")
     assert second.startswith("| b | 75.0 | 90.0 | 88.0 | - | 100.0 | accuracy -15.0 | 80.0 ± 1.0 |")
 

@@ -193,6 +193,13 @@ def test_more_shots_are_a_part_of_the_learner(experiment: Experiment) -> None:
         chex.assert_trees_all_close(found, other, rtol=1e-3)
 
 
+def test_a_form_is_for_backbones_that_have_one() -> None:
+    pixels = dataclasses.replace(CONFIG, backbone="pixels", norm="none", net={})
+    assert learners.make_backbone(pixels).norm == "none"
+    with pytest.raises(ConfigError, match="backbone: pixels has no convolutions of form int8"):
+        learners.make_backbone(pixels, form="int8")
+
+
 def test_the_optimiser_is_the_configured_one() -> None:
     """Clipped to norm 1, one SGD step at rate 0.5 is 0.5 long; a cosine's last step is 0."""
     config = TrainConfig(optimiser="sgd", outer_lr=0.5, clip=1.0, meta_steps=4)
