@@ -211,9 +211,16 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
                 made, params = compressed(teacher, widths, scored(way), taught=name != UNTAUGHT)
             add(name, share, made, params, judged(teacher, made, params))
     machine.say("timing     all in turns")
-    for row, timed in zip(found["rows"], latency.timings(deployed, given), strict=True):
-        row |= {part: timed[part] for part in ("adapt", "predict")}
+    add_times(found["rows"], deployed, given)
     return found
+
+
+def add_times(
+    rows: list[dict[str, Any]], deployed: list[latency.Side], given: argparse.Namespace
+) -> None:
+    """Each row's milliseconds, the networks in turns."""
+    for row, timed in zip(rows, latency.timings(deployed, given), strict=True):
+        row |= {part: timed[part] for part in ("adapt", "predict")}
 
 
 def measure_untrained(given: argparse.Namespace) -> dict[str, Any]:
@@ -231,8 +238,7 @@ def measure_untrained(given: argparse.Namespace) -> dict[str, Any]:
         own = network.learner.init(jax.random.key(0), made.example_x)
         deployed.append(latency.ours(latency.model_of(network, own), given))
         rows.append({"share": share, "mflops": compressing.telling_flops(network) / 1e6})
-    for row, timed in zip(rows, latency.timings(deployed, given), strict=True):
-        row |= {part: timed[part] for part in ("adapt", "predict")}
+    add_times(rows, deployed, given)
     return {**machine.described(), "algorithm": given.algorithm, "rows": rows}
 
 

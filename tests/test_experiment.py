@@ -179,7 +179,9 @@ def test_augmentation_touches_the_side_it_is_told_to(experiment: Experiment, sid
 
 
 def test_more_shots_are_a_part_of_the_learner(experiment: Experiment) -> None:
-    config = dataclasses.replace(experiment.config, augment=("rotate",), augment_on="shot")
+    config = dataclasses.replace(
+        experiment.config, algorithm="protonet", hyper={}, augment=("rotate",), augment_on="shot"
+    )
     make = functools.partial(
         learners.make_learner, backbone=experiment.backbone, outputs=experiment.outputs,
         classes=9, kind=experiment.kind,

@@ -167,16 +167,18 @@ def augmented(
     def loss(params: Params, episode: Episode, key: Array, step: Array) -> tuple[Array, Info]:
         if task:
             task_key, key = jax.random.split(key)
-            sides = (episode.support, episode.query)
-            changed = [augment_ways(task, task_key, side, channels) for side in sides]
-            episode = episode._replace(support=changed[0], query=changed[1])
+            one, other = (
+                augment_ways(task, task_key, side, channels)
+                for side in (episode.support, episode.query)
+            )
+            episode = episode._replace(support=one, query=other)
         support_key, query_key, key = jax.random.split(key, 3)
         if support:
-            changed_support = augment_examples(support, support_key, episode.support, channels)
-            episode = episode._replace(support=changed_support)
+            changed = augment_examples(support, support_key, episode.support, channels)
+            episode = episode._replace(support=changed)
         if query:
-            changed_query = augment_examples(query, query_key, episode.query, channels)
-            episode = episode._replace(query=changed_query)
+            changed = augment_examples(query, query_key, episode.query, channels)
+            episode = episode._replace(query=changed)
         return learner.loss(params, episode, key, step)
 
     return learner._replace(loss=loss)

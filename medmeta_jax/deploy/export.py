@@ -25,6 +25,7 @@ from medmeta_jax.deploy.predictor import (
     shape_of_task,
     support_shapes,
 )
+from medmeta_jax.ops.conv import on_grid
 from medmeta_jax.types import Array, PyTree
 
 PLATFORMS = ("cpu", "cuda")
@@ -123,10 +124,8 @@ def coarser(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if not name.endswith("kernel") or array.ndim < 2 or array.dtype != np.float32:
             found[name] = array
             continue
-        step = np.abs(array).max(tuple(range(array.ndim - 1))) / 127
-        step = np.where(step > 0, step, 1).astype(np.float32)
-        found[name] = np.round(array / step).astype(np.int8)
-        found[name + STEP] = step
+        values, step = on_grid(jnp.asarray(array), range(array.ndim - 1))
+        found[name], found[name + STEP] = np.asarray(values), np.asarray(step).reshape(-1)
     return found
 
 
