@@ -1,8 +1,9 @@
 """Whether a learned augmentation finds what it is needed for: `python -m benchmarks.nuisance`.
 
 Supports are clean; every query, in meta-training, meta-validation and meta-test, is changed by one
-op of a known magnitude (by default rotated, by an angle uniform in ± so many times the op's own
-default). Beside the learner alone stand the same with copies of its support images that are changed
+op of a known magnitude: by default made brighter by a number uniform in ± so many times the op's
+own default. Beside the learner alone stand the same with copies of its support images that are
+changed
 
     fixed    by each op, or none, as often, at the ops' own defaults,
     learned  by the policy that meta-training learns (`augment/_policy.py`), from the same ops.
@@ -10,7 +11,11 @@ default). Beside the learner alone stand the same with copies of its support ima
 Of these ops one is the nuisance, and the other is not. The table says which magnitude was learned
 and how often it is drawn, and how the rows do on the same meta-test episodes with the same changes
 of their queries; at magnitude 0 there is no nuisance, and learning must do no harm. Built-in
-anatomy, Conv4 of few channels; scores are means over training seeds, their intervals over episodes.
+anatomy; scores are means over training seeds, their intervals over episodes.
+
+Features are `fixed`, as those of a network that is used as it came (here the pixels themselves,
+with R2D2's ridge regression), or `learned` (MAML on a Conv4 of few channels), which meta-training
+on changed queries can teach by itself to look past the nuisance.
 """
 
 from __future__ import annotations
@@ -35,6 +40,10 @@ from medmeta_jax.metrics.intervals import over_episodes, paired_difference
 from medmeta_jax.settings import TrainConfig
 from medmeta_jax.types import Array, Episode, MetaLearner, Params
 
+SETTINGS: dict[str, dict[str, Any]] = {
+    "fixed": {"algorithm": "r2d2", "backbone": "pixels", "norm": "none", "outer_lr": 3e-3},
+    "learned": {"algorithm": "maml", "hyper": {"steps": 3}, "net": {"width": 16}},
+}
 ROWS = ("none", "fixed", "learned")
 QUERY = 77  # folded into an episode's key, for what its queries are changed by
 
@@ -77,10 +86,11 @@ def build(given: argparse.Namespace, row: str, strength: float) -> Experiment:
     """The experiment of a row, its queries disturbed everywhere."""
     config = check(
         TrainConfig(
-            image_size=28, algorithm=given.algorithm, hyper={"steps": given.steps},
-            net={"width": given.width}, augment=(), policy=() if row == "none" else given.ops,
-            meta_steps=given.meta_steps, validate_every=max(1, given.meta_steps // 4),
-            val_episodes=60, test_episodes=given.episodes, baselines="none",
+            image_size=28, augment=(), meta_steps=given.meta_steps,
+            validate_every=max(1, given.meta_steps // 4), val_episodes=60,
+            test_episodes=given.episodes, baselines="none",
+            **({} if row == "none" else {"policy": given.ops, "policy_copies": given.copies}),
+            **SETTINGS[given.features],
         )
     )  # fmt: skip
     made = verbs.build(config)
@@ -104,12 +114,13 @@ def build(given: argparse.Namespace, row: str, strength: float) -> Experiment:
 def measure(given: argparse.Namespace, row: str, strength: float) -> Row:
     """Train and judge a row with every seed; compiled once."""
     made = build(given, row, strength)
+    inner_steps = made.config.hyper.get("steps")
     step = running.compile_step(made, made.training).step
     scores, policies = [], []
     for seed in range(given.seeds):
         own = made._replace(config=dataclasses.replace(made.config, seed=seed))
-        params = running.fit_quietly(own, step, inner_steps=given.steps).best_params
-        scores.append(evaluate(own.learner, params, own.test, steps=given.steps).main)
+        params = running.fit_quietly(own, step, inner_steps=inner_steps).best_params
+        scores.append(evaluate(own.learner, params, own.test, steps=inner_steps).main)
         policies.append(running.by_policy(own, params))
         mean = console.percent(over_episodes(scores[-1])._asdict())
         machine.say(f"{strength:g} x {given.ops[0]}, {row}, seed {seed}: {mean} {policies[-1]}")
@@ -148,11 +159,10 @@ def table(found: dict[float, dict[str, Row]], ops: Sequence[str]) -> str:
 def main() -> None:
     """Parse, train, print."""
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.nuisance")
-    parser.add_argument("--ops", nargs="+", default=("rotate", "noise"), help="nuisance first")
+    parser.add_argument("--ops", nargs="+", default=("brighten", "noise"), help="nuisance first")
     parser.add_argument("--strengths", type=float, nargs="+", default=(0.0, 1.0, 3.0))
-    parser.add_argument("--algorithm", default="maml")
-    parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--features", choices=SETTINGS, default="fixed")
+    parser.add_argument("--copies", type=int, default=5, help="of each support image")
     parser.add_argument("--meta-steps", type=int, default=400)
     parser.add_argument("--episodes", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=3)

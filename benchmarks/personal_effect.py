@@ -13,7 +13,8 @@ of the time, by the sign of m. Between the two stands an ideal reader of m, who 
 either label and no more: by the posterior of o, which is computed. The table holds the learner, the
 one model for all that is trained without adaptation, and the learner whose adaptation the support
 may switch off, against these three numbers; with s = 0 there is nothing to adapt to, and adapting
-must do no harm. Learners see pictures with noise, and have to find the lesion.
+must do no harm. Learners see pictures with noise, and have to find the lesion. Their norm is
+within each image ("group"): statistics of the patient's support would tell the one model of o.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def measure(path: Path, given: argparse.Namespace) -> dict[str, Any]:
     config = check(
         TrainConfig(
             data=str(path), task="patient", image_size=given.size, shots=given.shots,
-            queries=QUERIES, algorithm=given.algorithm, net={"width": given.width}, augment=(),
+            norm="group", queries=QUERIES, algorithm=given.algorithm, net={"width": given.width}, augment=(),
             meta_steps=given.meta_steps, validate_every=max(1, given.meta_steps // 4),
             val_episodes=40, test_episodes=given.episodes, seed=given.seed,
         )

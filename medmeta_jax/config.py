@@ -95,7 +95,7 @@ def options(folder: str, name: str) -> dict[str, Any]:
 LEAST = {
     "image_size": 4, "ways": 2, "shots": 1, "queries": 1, "meta_steps": 1, "meta_batch": 1,
     "chunk": 1, "devices": 1, "validate_every": 1, "val_episodes": 2, "patience": 0, "dispatch": 1,
-    "test_episodes": 2, "seed": 0, "clip": 0,
+    "test_episodes": 2, "seed": 0, "clip": 0, "policy_copies": 1,
 }  # fmt: skip
 
 
@@ -151,8 +151,7 @@ def check(config: TrainConfig) -> TrainConfig:
         for op in getattr(config, name):
             if op not in registry.names("augment"):
                 raise ConfigError(f"{name}: no {op!r}{suggest(op, registry.names('augment'))}")
-    if config.policy:
-        check_policy(config)
+    check_policy(config)
     if config.augment and config.augment_on == "shot":
         for name in ("covariates", "modalities", "policy"):
             if getattr(config, name):
@@ -203,7 +202,13 @@ def check_lesions(config: TrainConfig) -> None:
 
 
 def check_policy(config: TrainConfig) -> None:
-    """ConfigError where an augmentation is to be learned that no gradient reaches."""
+    """ConfigError where an augmentation is to be learned that no gradient reaches, or is told of
+    and not asked for."""
+    if not config.policy:
+        for name in ("policy_how", "policy_by", "policy_copies"):
+            if getattr(config, name) != getattr(TrainConfig, name):
+                raise ConfigError(f"{name}: is of a learned augmentation; name its ops by policy")
+        return
     for op in config.policy:
         if op in BY_CHANCE:
             raise ConfigError(f"policy: {op} is drawn by chance, and has no magnitude to learn")

@@ -110,6 +110,8 @@ class TrainConfig:
     """Each copy is changed by one of them, drawn, or by the sum of all by learned weights."""
     policy_by: Literal["task", "step"] = "task"
     """Copies are made once a task, or at each inner step by a policy of its own (maml)."""
+    policy_copies: int = 1
+    """Of each support image, beside itself."""
     mix: Literal["none", "mixup", "cutmix", "metamix", "mlti"] = "none"
     """In meta-training a query is mixed with another one (mixup; cutmix, by a box), or with an
     image of the support (metamix), and its loss is of both labels; or one episode in two with

@@ -62,6 +62,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "twice": ({"policy": ("noise", "noise")}, "policy: ops must differ"),
     "reptile": ({"algorithm": "reptile", "hyper": {}}, "policy: reptile holds"),
     "first": ({"algorithm": "maml", "hyper": {"order": "first"}}, "policy: maml holds"),
+    "alone": ({"policy": (), "policy_by": "step"}, "policy_by: is of a learned augmentation"),
+    "copies": ({"policy_copies": 0}, "policy_copies: must be >= 1, got 0"),
     "step": ({"policy_by": "step"}, "policy_by: step is of maml.*anil takes task"),
     "covariates": ({"covariates": "t.csv"}, "policy: is of images"),
 }

@@ -40,11 +40,21 @@ def strict_promotion() -> None:
     """Not here: optax's Adam mixes a float with an int count."""
 
 
-def sampler(key: Array, pool: Array, *, shuffled: bool = False) -> Episode:
-    """An episode; `pool` [TEXTURES, PERIOD, PERIOD] are the textures."""
+class Pool(NamedTuple):
+    """values: the textures, [TEXTURES, PERIOD, PERIOD]. shuffled: whether supports' labels are.
+
+    That it is a part of the pool, and not a sampler of its own, saves compiling a program more.
+    """
+
+    values: Array
+    shuffled: Array
+
+
+def sampler(key: Array, pool: Pool) -> Episode:
+    """An episode of three classes."""
     class_key, support_key, query_key, label_key = jax.random.split(key, 4)
     mixtures = jax.random.normal(class_key, (WAYS, TEXTURES))
-    textures = jnp.tile(pool, (1, SIZE // PERIOD, SIZE // PERIOD))
+    textures = jnp.tile(pool.values, (1, SIZE // PERIOD, SIZE // PERIOD))
     place = jnp.linspace(-1, 1, SIZE)
 
     def image(key: Array, way: Array) -> Array:
@@ -60,13 +70,8 @@ def sampler(key: Array, pool: Array, *, shuffled: bool = False) -> Episode:
         return Examples(jax.vmap(image)(jax.random.split(key, len(y)), y), y, y >= 0)
 
     support = side(support_key, SHOTS)
-    if shuffled:
-        support = support._replace(y=jax.random.permutation(label_key, support.y))
-    return Episode(support, side(query_key, QUERIES), jnp.arange(WAYS))
-
-
-def shuffling(key: Array, pool: Array) -> Episode:
-    return sampler(key, pool, shuffled=True)
+    y = jnp.where(pool.shuffled, jax.random.permutation(label_key, support.y), support.y)
+    return Episode(support._replace(y=y), side(query_key, QUERIES), jnp.arange(WAYS))
 
 
 class Judged(NamedTuple):
@@ -79,10 +84,10 @@ class Judged(NamedTuple):
 
 
 def judged(name: str) -> Judged:
-    pool = jnp.asarray(
-        np.random.default_rng(0).normal(size=(TEXTURES, PERIOD, PERIOD)), jnp.float32
-    )
-    learner = registry.factory("algorithms", name)(conv4(widths=(8, 8, 8)), outputs=WAYS)
+    textures = np.random.default_rng(0).normal(size=(TEXTURES, PERIOD, PERIOD))
+    pool = Pool(jnp.asarray(textures, jnp.float32), jnp.asarray(False))
+    shuffled = pool._replace(shuffled=jnp.asarray(True))
+    learner = registry.factory("algorithms", name)(conv4(widths=(8, 8, 8), form="patches"), outputs=WAYS)
     optimiser = optax.adam(3e-3)
     step = train.make_step(
         learner, sampler, optimiser, accuracy, meta_batch=META_BATCH, dispatch=STEPS
@@ -94,13 +99,13 @@ def judged(name: str) -> Judged:
     after = last.progress.state.params
     steps = registry.defaults("algorithms", name).get("steps")
 
-    def of(params: Any, draw: Any, count: Any) -> Any:
-        episodes = FixedEpisodes(draw, pool, episode_keys(9, JUDGED))
+    def of(params: Any, pool: Pool, count: Any) -> Any:
+        episodes = FixedEpisodes(sampler, pool, episode_keys(9, JUDGED))
         return evaluate(learner, params, episodes, steps=count).estimate("accuracy")
 
     return Judged(
-        of(after, sampler, steps), of(before, sampler, steps),
-        of(after, sampler, 0) if steps else None, of(after, shuffling, steps),
+        of(after, pool, steps), of(before, pool, steps),
+        of(after, pool, 0) if steps else None, of(after, shuffled, steps),
     )  # fmt: skip
 
 
