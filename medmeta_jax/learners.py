@@ -55,20 +55,19 @@ def make_learner(
             )
         arguments["pool_classes"] = classes
     make = functools.partial(factory, backbone, outputs=outputs, **arguments)
-    ops = policy_ops(config)
-    copying = {"how": config.policy_how, "copies": config.policy_copies}
-    if ops and config.policy_how == "sum" and kind in OF_PIXELS:
+    ops, how, copies = policy_ops(config), config.policy_how, config.policy_copies
+    if ops and how == "sum" and kind in OF_PIXELS:
         raise ConfigError("policy_how: label maps have no sum; take draw")
     try:
         if ops and config.policy_by == "step":
             steps = config.hyper["steps"]
-            return kind.told(by_step(make, ops, steps=steps, **copying), outputs)
+            return kind.told(by_step(make, ops, steps=steps, copies=copies, how=how), outputs)
         learner = kind.told(make(), outputs)
         if config.augment and config.augment_on == "shot":
             learner = with_more_shots(learner, augment_ops(config))
     except ValueError as error:
         raise ConfigError(f"hyper: {error}") from None
-    return with_policy(learner, ops, **copying) if ops else learner
+    return with_policy(learner, ops, copies=copies, how=how) if ops else learner
 
 
 def augment_ops(config: TrainConfig) -> list[Op]:

@@ -87,7 +87,8 @@ def judged(name: str) -> Judged:
     textures = np.random.default_rng(0).normal(size=(TEXTURES, PERIOD, PERIOD))
     pool = Pool(jnp.asarray(textures, jnp.float32), jnp.asarray(False))
     shuffled = pool._replace(shuffled=jnp.asarray(True))
-    learner = registry.factory("algorithms", name)(conv4(widths=(8, 8, 8), form="patches"), outputs=WAYS)
+    backbone = conv4(widths=(8, 8, 8), form="patches")  # which unoptimised code runs quickest
+    learner = registry.factory("algorithms", name)(backbone, outputs=WAYS)
     optimiser = optax.adam(3e-3)
     step = train.make_step(
         learner, sampler, optimiser, accuracy, meta_batch=META_BATCH, dispatch=STEPS
