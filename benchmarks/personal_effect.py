@@ -113,7 +113,8 @@ def measure(path: Path, given: argparse.Namespace) -> dict[str, Any]:
             data=str(path), task="patient", image_size=given.size, shots=given.shots,
             queries=QUERIES, algorithm=given.algorithm, net={"width": given.width},
             norm="group", augment=(), meta_steps=given.meta_steps,
-            validate_every=max(1, given.meta_steps // 4), val_episodes=40, test_episodes=given.episodes, seed=given.seed,
+            validate_every=max(1, given.meta_steps // 4), val_episodes=40,
+            test_episodes=given.episodes, seed=given.seed,
         )
     )  # fmt: skip
     made = verbs.build(config)
