@@ -66,7 +66,7 @@ def responses(
 
 
 def draw(patients: int, drugs: int, size: int, seed: int) -> Trial:
-    """Patients with a lesion of one type, whose size varies, and drugs."""
+    """Patients with a lesion of one of four types, whose size varies, and drugs."""
     options = {
         "patients": patients, "size": size, "types": 4, "modality": "flair", "d_prime": 60.0,
         "seed": seed,
