@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 from pathlib import Path
 from typing import Any
 
+import chex
 import jax
 import pytest
 
-from medmeta_jax import experiment as experiments, running, tables
+from medmeta_jax import experiment as experiments, learners, registry, running, tables
+from medmeta_jax.augment._policy import by_step, with_policy
 from medmeta_jax.config import check
+from medmeta_jax.labels import CLASSES
 from medmeta_jax.settings import ConfigError, TrainConfig
 
-from .conftest import write_toy
+from .conftest import make_episode, write_toy
 
 CONFIG = TrainConfig(
     image_size=8, ways=3, queries=3, algorithm="anil", hyper={"steps": 1},
@@ -54,6 +58,30 @@ def test_from_a_configuration_to_a_table(by: str, tmp_path: Path) -> None:
     out = io.StringIO()
     print("\n".join(tables.policy_lines(new)), file=out)
     assert all(name in out.getvalue() for name in (*names, "none"))
+
+
+@pytest.mark.parametrize("by", BY)
+def test_each_image_has_so_many_copies(by: str) -> None:
+    """The configured learner is the very one with three copies, and not that with one."""
+    plain = {"backbone": "pixels", "norm": "none", "net": {}, "policy_copies": 3}
+    config = check(dataclasses.replace(CONFIG, **plain, **BY[by][0]))
+    backbone, ops = learners.make_backbone(config), learners.policy_ops(config)
+    made = learners.make_learner(config, backbone, outputs=3, classes=9, kind=CLASSES)
+    make = functools.partial(
+        registry.factory("algorithms", config.algorithm), backbone, outputs=3, **config.hyper
+    )
+    support, key = make_episode().support, jax.random.key(0)
+    params = made.init(key, support.x)
+
+    def adapted(copies: int) -> Any:
+        if by == "step":
+            return by_step(make, ops, steps=2, copies=copies).adapt(params, support, key)
+        return with_policy(make(), ops, copies=copies).adapt(params, support, key)
+
+    found = made.adapt(params, support, key)
+    chex.assert_trees_all_close(found, adapted(3), rtol=1e-5)
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_close(found, adapted(1), rtol=1e-3)
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
