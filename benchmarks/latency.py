@@ -3,12 +3,14 @@ out, against PyTorch doing the same from the same weights, in one run.
 
     python -m benchmarks.latency                       the engine against PyTorch, at 84 x 84
     python -m benchmarks.latency --trained anatomy     accuracy beside latency, at 28 x 28
+    python -m benchmarks.latency --trained anatomy --depths 2 3 4   with each method's best depth
     python -m benchmarks.latency --steady 10000        memory and programs over so many predictions
 
 Weights are as they start but with --trained: time does not depend on them. The two take turns, call
 by call in blocks, so that a machine that drifts drifts for both; PyTorch is in the quicker of its
 two layouts. A method is called --calls times or for --seconds, whichever ends first. "finetune" is
-of 100 steps. Before a method is timed, what both tell is held against each other.
+of 100 steps. Before a method is timed, what both tell is held against each other. With --trained,
+all that a method leaves open, its rate and the network's depth, is chosen on meta-validation.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from medmeta_jax.backbones.conv4 import conv4
 from medmeta_jax.data.pool import Scaling
 from medmeta_jax.deploy.model import Model, image_shape
 from medmeta_jax.deploy.predictor import Predictor
-from medmeta_jax.evaluation import Scores
+from medmeta_jax.evaluation import Scores, evaluate
 from medmeta_jax.experiment import Experiment
 from medmeta_jax.metrics.intervals import paired_difference
 from medmeta_jax.settings import TrainConfig
@@ -39,6 +41,7 @@ from medmeta_jax.weights import named
 METHODS = ("protonet", "r2d2", "anil", "maml", "finetune")
 STEPS = {"finetune": 100}
 BLOCKS, LEAST = 4, 8
+VAL_EPISODES = 200
 MARGIN = 0.01  # of accuracy, set beforehand: what is not inferior by more is not inferior
 Call = Callable[[], object]
 
@@ -62,6 +65,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--trained", metavar="DATA", help="train each on this first, and judge it")
+    parser.add_argument(
+        "--depths",
+        nargs="+",
+        type=int,
+        default=(4,),
+        metavar="N",
+        help="with --trained: of the network, the best by meta-validation",
+    )
     parser.add_argument("--steady", type=int, metavar="N", help="N predictions in this process")
     report.add_output(parser)
     return parser.parse_args()
@@ -215,29 +226,55 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
+class Candidate(NamedTuple):
+    """A method trained on a network of a depth, as it is set, and its meta-validation accuracy."""
+
+    depth: int
+    plan: plans.Plan
+    trained: protocol.Trained
+    hyper: dict[str, Any]
+    score: float
+
+
+def candidate(name: str, trainer: protocol.Trainer, depth: int, shots: int) -> Candidate:
+    """A method trained from seed 0, with what it leaves open chosen on meta-validation."""
+    trained = trainer.train(name, 0)
+    scores, hyper = judged(trainer.plan, name, trained, shots, "val")
+    hyper = {key: hyper[key] for key in ("steps", "inner_lr") if key in hyper}
+    score = scores.headline.mean
+    machine.say(f"           depth {depth}: meta-validation {100 * score:.1f}")
+    return Candidate(depth, trainer.plan, trained, hyper, score)
+
+
 def measure_trained(given: argparse.Namespace) -> dict[str, Any]:
     """Each method trained on the same budget and judged on the same episodes, and its latency."""
-    budget = dataclasses.replace(plans.BUDGETS["medium"], seeds=1)
-    config = TrainConfig(data=given.trained, image_size=given.size or 28)
-    plan = plans.make_plan(config, budget, (given.shots,))
-    trainer = protocol.Trainer(plan)
-    given.ways = plan.experiment.outputs
+    budget = dataclasses.replace(plans.BUDGETS["medium"], seeds=1, val_episodes=VAL_EPISODES)
+    trainers = {}
+    for depth in given.depths:
+        config = TrainConfig(data=given.trained, image_size=given.size or 28, net={"depth": depth})
+        trainers[depth] = protocol.Trainer(plans.make_plan(config, budget, (given.shots,)))
     found: dict[str, Any] = {**machine.described(), "rows": [], "trained": given.trained}
     scores: dict[str, Scores] = {}
     for name in given.methods:
         machine.say(f"training   {name}")
-        trained = trainer.train(name, 0)
-        scores[name], hyper = judged(plan, name, trained, given.shots)
-        made = trained.experiment
-        hyper = {key: hyper[key] for key in ("steps", "inner_lr") if key in hyper}
-        learner = registry.factory("algorithms", name)(made.backbone, outputs=made.outputs, **hyper)
-        config = dataclasses.replace(made.config, algorithm=name, hyper=hyper)
-        model = model_of(made._replace(config=config, learner=learner), trained.params)
+        tried = [candidate(name, trainers[depth], depth, given.shots) for depth in given.depths]
+        best = max(tried, key=lambda one: one.score)
+        scores[name], _ = judged(best.plan, name, best.trained, given.shots, "test")
+        made = best.trained.experiment
+        given.ways = made.outputs
+        learner = registry.factory("algorithms", name)(
+            made.backbone, outputs=made.outputs, **best.hyper
+        )
+        config = dataclasses.replace(made.config, algorithm=name, hyper=best.hyper)
+        model = model_of(made._replace(config=config, learner=learner), best.trained.params)
         row = timings([ours(model, given)], given)[0]
-        accuracy = scores[name].estimate("accuracy")
-        row |= {"method": name, "hyper": hyper, "accuracy": accuracy._asdict()}
+        row |= {
+            "method": name, "hyper": {"depth": best.depth, **best.hyper},
+            "accuracy": scores[name].estimate("accuracy")._asdict(),
+            "meta_validation": {one.depth: one.score for one in tried},
+        }  # fmt: skip
         found["rows"].append(row)
-    facts = protocol.facts(plan)
+    facts = protocol.facts(next(iter(trainers.values())).plan)
     found |= {"episodes": facts["episodes"], "episodes_hash": facts["episodes_hash"]}
     reference = scores.get("finetune")
     for row in found["rows"]:
@@ -247,16 +284,21 @@ def measure_trained(given: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def judged(plan: Any, name: str, trained: Any, shots: int) -> tuple[Scores, dict[str, Any]]:
-    """A method's scores; of fine-tuning, at 100 steps with its rate chosen on meta-validation."""
-    if name != "finetune":
-        return protocol.judge(plan, name, trained, shots)
+def judged(
+    plan: plans.Plan, name: str, trained: protocol.Trained, shots: int, side: str
+) -> tuple[Scores, dict[str, Any]]:
+    """A method's scores on a side's episodes and how it is set; of fine-tuning, at 100 steps with
+    its rate chosen on meta-validation."""
     made = trained.experiment
+    val, episodes = (plans.judged_at(plan, which, shots) for which in ("val", side))
+    if name != "finetune":
+        hyper = made.config.hyper
+        scores = evaluate(made.learner, trained.params, episodes, steps=hyper.get("steps"))
+        return scores, {**registry.defaults("algorithms", name), **hyper}
     classes = len(made.split.class_names)
     family = protocol.family_of(name, (), made.backbone, made.outputs, classes, made.kind)
-    val, test = (plans.judged_at(plan, side, shots) for side in ("val", "test"))
     rates = baselines.FINETUNE_RATES
-    return baselines.searched(family, trained.params, val, test, rates, (STEPS[name],))
+    return baselines.searched(family, trained.params, val, episodes, rates, (STEPS[name],))
 
 
 def steady(given: argparse.Namespace) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """`medmeta`: parse, call the verb, and turn what happened into an exit code.
 
 Exit codes: 0 done, 1 the run failed, 2 usage, 3 data or checkpoint missing or unusable,
-75 pre-empted after saving, 130 interrupted. With `--json`, stdout holds one JSON object
+75 pre-empted after saving, 130 interrupted, 141 nobody read what it wrote. With `--json`, stdout holds one JSON object
 and nothing else. Nothing heavy is imported before the arguments are known to be good.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import sys
 import traceback
@@ -39,6 +40,7 @@ from medmeta_jax.parsing import looked_at_first, parse, parse_reading, parse_tra
 from medmeta_jax.settings import ConfigError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_DATA, EXIT_PREEMPTED, EXIT_INTERRUPTED = 1, 2, 3, 75, 130
+EXIT_UNREAD = 141  # as a program has that SIGPIPE ended
 
 TWO_WORDS = ("data list", "data inspect", "data prepare", "data split", "bench methods")
 
@@ -243,13 +245,27 @@ def main(arguments: list[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else arguments
     try:
         run(given)
+        sys.stdout.flush()
     except SystemExit as ending:
         end_alone(ending.code)
         raise
-    except Exception:
-        traceback.print_exc()
-        end_alone(EXIT_FAILED)
-        raise SystemExit(EXIT_FAILED) from None
+    except Exception as error:
+        code = EXIT_UNREAD if isinstance(error, BrokenPipeError) and reader_has_left() else None
+        if code is None:
+            traceback.print_exc()
+        end_alone(code or EXIT_FAILED)
+        raise SystemExit(code or EXIT_FAILED) from None
+
+
+def reader_has_left() -> bool:
+    """Whether nobody reads stdout any more, as `head` does not once it has its lines; what is still
+    to be written is then given up, of which Python would complain at its end."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)  # an error is told without being asked for
+    left = bool(poll.poll(0))
+    if left:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return left
 
 
 def end_alone(code: object) -> None:

@@ -237,6 +237,16 @@ def test_usage_errors(medmeta, inside, archive: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("verb", [("data", "list"), ("train", "--help")])
+def test_what_nobody_reads_is_no_error(verb: tuple[str, ...]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)  # as `head` does, once it has its lines
+    command = [sys.executable, "-m", "medmeta_jax", *verb]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_data_errors_leave_nothing_behind(inside, archive: Path, tmp_path: Path) -> None:
     few = tmp_path / "few"
     for name in "ab":
