@@ -1,8 +1,9 @@
 """`medmeta`: parse, call the verb, and turn what happened into an exit code.
 
 Exit codes: 0 done, 1 the run failed, 2 usage, 3 data or checkpoint missing or unusable,
-75 pre-empted after saving, 130 interrupted, 141 nobody read what it wrote. With `--json`, stdout holds one JSON object
-and nothing else. Nothing heavy is imported before the arguments are known to be good.
+75 pre-empted after saving, 130 interrupted, 141 nobody read what it wrote. With `--json`, stdout
+holds one JSON object and nothing else. Nothing heavy is imported before the arguments are known to
+be good.
 """
 
 from __future__ import annotations

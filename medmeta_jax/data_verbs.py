@@ -18,9 +18,8 @@ from medmeta_jax.settings import ConfigError
 def data_list() -> dict[str, Any]:
     """The data sources there are, by name, with the first line of their documentation."""
     about = {name: (made.__doc__ or "").split("\n")[0] for name, made in sources.sources().items()}
-    for name, line in about.items():
-        console.say(f"{name:10s} {line}")
-    return {"sources": about}
+    table = "\n".join(f"{name:10s} {line}" for name, line in about.items())
+    return {"sources": about, "table": table}
 
 
 def data_inspect(given: DataInspect) -> dict[str, Any]:
@@ -50,9 +49,7 @@ def data_inspect(given: DataInspect) -> dict[str, Any]:
     if given.covariates is not None:
         found["covariates"] = covariates_of(looks, source, Path(given.covariates))
         told += covariates.lines(found["covariates"])
-    for line in told:
-        console.say(line)
-    return found
+    return {**found, "table": "\n".join(told)}
 
 
 def covariates_of(looks: list[survey.Look], source: str, path: Path) -> dict[str, Any]:

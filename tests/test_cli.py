@@ -325,6 +325,9 @@ def test_small_verbs(medmeta, archive: Path, tmp_path: Path) -> None:
         "anatomy", "brats", "chestxray", "dicom", "folder", "luna", "masks", "measured", "nifti",
         "npz", "phantom", "prepared", "tfds_sets", "voc",
     }  # fmt: skip
+    told = medmeta("data", "list")  # what was asked for can be piped on
+    assert told.stdout.splitlines()[0].startswith("anatomy ")
+    assert told.stderr == ""
     found = json.loads(medmeta("data", "inspect", archive, "--json").stdout)
     assert (found["samples"], len(found["classes"])) == (108, 9)
     assert found["duplicates"]["exact"]["pairs"] == 0
