@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from packaging.requirements import Requirement
 
-from medmeta_jax import console, runs
+from medmeta_jax import runs
 from medmeta_jax.data import anatomy
 from medmeta_jax.data.anatomy import cache_folder
 
@@ -46,11 +46,9 @@ def doctor() -> dict[str, Any]:
         "versions": runs.versions(),
         "ok": all(line.startswith("ok") for line in found["checks"].values()),
     }
-    for name, line in found["checks"].items():
-        console.say(f"{name:10s} {line}")
-    for name, version in found["versions"].items():
-        console.say(f"  {name} {version}")
-    return found
+    lines = [f"{name:10s} {line}" for name, line in found["checks"].items()]
+    lines += [f"  {name} {version}" for name, version in found["versions"].items()]
+    return {**found, "table": "\n".join(lines)}
 
 
 def attempt(check: Callable[[], str]) -> str:

@@ -339,7 +339,7 @@ def test_small_verbs(medmeta, archive: Path, tmp_path: Path) -> None:
     assert json.loads(done.stdout)["ok"] is True
     blocked = medmeta("doctor", MEDMETA_RUNS="/proc/nowhere")
     assert blocked.returncode == 1
-    assert "problem" in blocked.stderr
+    assert "problem" in blocked.stdout
 
 
 def test_dry_run_trains_nothing(medmeta, archive: Path, tmp_path: Path) -> None:
