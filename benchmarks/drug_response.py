@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks import report
 from benchmarks.machine import say
 from medmeta_jax import baselines, console, running, verbs
 from medmeta_jax.config import check
@@ -135,6 +136,7 @@ def measure(config: TrainConfig, trial: Trial) -> dict[str, Any]:
         "ridge": over_episodes(np.asarray(by_ridge))._asdict(),
         "recovered": float(np.corrcoef(own, known)[0, 1]),
         "drugs": len(np.unique(drugs)),
+        **report.episodes_of(made),
     }
 
 
@@ -148,7 +150,8 @@ def table(found: dict[str, Any]) -> str:
             for name, of in found.items()
         ),
         f"| ridge on u, g, u g | {console.percent(first['ridge'])} | - |",
-        "", f"At best {100 * (1 - NOISE**2):.0f}; {first['drugs']} drugs held out.",
+        "", f"At best {100 * (1 - NOISE**2):.0f}; {first['drugs']} drugs held out. "
+        f"{report.which(first)}",
     ]  # fmt: skip
     return "\n".join(lines)
 

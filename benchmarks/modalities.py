@@ -29,6 +29,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import report
 from benchmarks.machine import say
 from medmeta_jax import config as configs, console, plan as plans, protocol, runs, verbs
 from medmeta_jax.data.pool import Pool
@@ -110,13 +111,14 @@ def over_subsets(method: str, budget: plans.Budget, shots: int) -> dict[str, Any
             label = " + ".join(itertools.compress(TRAINED, there))
             scores.setdefault(label, {})[name] = protocol.judge(judged, method, trained, shots)[0]
             say(f"{label}: {100 * scores[label][name].headline.mean:.1f}")
-    return {
+    rows = {
         label: {
             **{name: over_episodes(one.main)._asdict() for name, one in of.items()},
             "gain": paired_difference(of["dropout"].main, of["none"].main)._asdict(),
         }
         for label, of in scores.items()
     }
+    return {"rows": rows, **episodes_of(plan)}
 
 
 def held_out(
@@ -142,10 +144,17 @@ def held_out(
                 found = protocol.judge(plan, name, trained, count)[0]
                 scores.setdefault(label, {})[count] = found
                 say(f"{label}, {count} shots: {100 * found.headline.mean:.1f}")
-    return {
+    rows = {
         label: {str(count): over_episodes(one.main)._asdict() for count, one in of.items()}
         for label, of in scores.items()
     }
+    return {"rows": rows, **episodes_of(plan)}
+
+
+def episodes_of(plan: Plan) -> dict[str, Any]:
+    """Which episodes a plan judges, alike at every number of shots."""
+    facts = protocol.facts(plan)
+    return {name: facts[name] for name in ("episodes", "episodes_hash")}
 
 
 def subsets_table(found: dict[str, Any]) -> str:
@@ -189,11 +198,12 @@ def main() -> None:
     budget = dataclasses.replace(BUDGET, meta_steps=given.meta_steps)
     if given.table == "subsets":
         found = over_subsets(given.method, budget, (given.shots or [5])[0])
-        text = subsets_table(found)
+        text = subsets_table(found["rows"])
     else:
         shots = tuple(given.shots or (1, 5, 10))
         found = held_out(given.modality, given.method, budget, shots)
-        text = held_out_table(found)
+        text = held_out_table(found["rows"])
+    text += f"\n\n{report.which(found)}"
     if given.out is not None:
         runs.write_whole(given.out, text + "\n")
     print(json.dumps(found) if given.json else text)

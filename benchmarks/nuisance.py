@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from benchmarks import machine
+from benchmarks import machine, report
 from medmeta_jax import console, registry, running, verbs
 from medmeta_jax.augment._ops import augment_examples
 from medmeta_jax.augment._policy import magnitude_parameter
@@ -49,10 +49,12 @@ QUERY = 77  # folded into an episode's key, for what its queries are changed by
 
 
 class Row(NamedTuple):
-    """A row at one strength: accuracies [seeds, episodes], and what each seed's policy became."""
+    """A row at one strength: accuracies [seeds, episodes], what each seed's policy became, and of
+    which episodes."""
 
     scores: np.ndarray
     policies: list[dict[str, Any]]
+    of: dict[str, Any]
 
 
 def disturbed(sampler: Callable[[Array, Any], Episode], op: str, magnitude: float) -> Any:
@@ -124,7 +126,7 @@ def measure(given: argparse.Namespace, row: str, strength: float) -> Row:
         policies.append(running.by_policy(own, params))
         mean = console.percent(over_episodes(scores[-1])._asdict())
         machine.say(f"{strength:g} x {given.ops[0]}, {row}, seed {seed}: {mean} {policies[-1]}")
-    return Row(np.stack(scores), policies)
+    return Row(np.stack(scores), policies, report.episodes_of(made))
 
 
 def over_seeds(policies: Sequence[dict[str, Any]], part: str, op: str) -> str:
@@ -153,7 +155,8 @@ def table(found: dict[float, dict[str, Row]], ops: Sequence[str]) -> str:
             policies = rows["learned"].policies
             cells += [over_seeds(policies, part, op) for part in ("magnitude", "share")]
         lines.append(f"| {strength:g} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    told = {report.which(row.of) for rows in found.values() for row in rows.values()}
+    return "\n".join([*lines, "", *sorted(told)])
 
 
 def main() -> None:
@@ -177,7 +180,7 @@ def main() -> None:
     if given.json:
         plain = {
             str(strength): {
-                name: {"accuracy": row.scores.mean(1).tolist(), "policies": row.policies}
+                name: {"accuracy": row.scores.mean(1).tolist(), "policies": row.policies, **row.of}
                 for name, row in rows.items()
             }
             for strength, rows in found.items()

@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import report
 from benchmarks.machine import say
 from medmeta_jax import baselines, console, running, verbs
 from medmeta_jax.config import check
@@ -128,7 +129,7 @@ def measure(path: Path, given: argparse.Namespace) -> dict[str, Any]:
         say(f"{row.learner}: {console.percent(rows[row.learner])}")
         if groups is not None:
             means[row.learner] = baselines.patient_means(row.scores, groups)
-    return {"rows": rows, "patients": by_patient(means)}
+    return {"rows": rows, "patients": by_patient(means), **report.episodes_of(made)}
 
 
 def table(found: dict[str, Any], algorithm: str) -> str:
@@ -149,7 +150,8 @@ def table(found: dict[str, Any], algorithm: str) -> str:
             f"| {spread} | {100 * low:.1f} | {100 * high:.1f} | {cells} | {closed} "
             f"| {100 * worse:.0f}% |"
         )
-    return "\n".join(lines)
+    told = {report.which(of) for of in found.values()}
+    return "\n".join([*lines, "", *sorted(told)])
 
 
 def main() -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from medmeta_jax import running
+from medmeta_jax.experiment import Experiment
 
 OURS = "medmeta_jax"
 BLUE, GREY = "#0072b2", "#999999"  # told apart without colour vision, and in grey
@@ -73,6 +76,17 @@ def throughput_plot(found: dict[str, Any], path: Path) -> None:
         ax.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(path, dpi=150)
+
+
+def episodes_of(made: Experiment) -> dict[str, Any]:
+    """{"episodes", "episodes_hash"} of an experiment's meta-test list."""
+    facts = running.facts(made, running.task_of(made))
+    return {name: facts[name] for name in ("episodes", "episodes_hash")}
+
+
+def which(found: Mapping[str, Any]) -> str:
+    """A line that says which episodes scores are of."""
+    return f"{found['episodes']} meta-test episodes {found['episodes_hash']}."
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
