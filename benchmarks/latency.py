@@ -346,8 +346,10 @@ def table(found: dict[str, Any]) -> str:
         cells.append(f"{row['adapt']['calls']}, {row['predict']['calls']}")
         lines.append("| " + " | ".join(cells) + " |")
     if trained:
-        told = f"{found['episodes']} episodes {found['episodes_hash']} of {found['trained']}."
-        lines += ["", told]
+        lines += ["", f"{report.which(found)} Meta-validation by depth:"]
+        for row in found["rows"]:
+            tried = (f"{depth}: {100 * s:.1f}" for depth, s in row["meta_validation"].items())
+            lines.append(f"{row['method']} {', '.join(tried)}")
     return "\n".join(lines)
 
 

@@ -150,8 +150,8 @@ def table(found: dict[str, Any], algorithm: str) -> str:
             f"| {spread} | {100 * low:.1f} | {100 * high:.1f} | {cells} | {closed} "
             f"| {100 * worse:.0f}% |"
         )
-    told = {report.which(of) for of in found.values()}
-    return "\n".join([*lines, "", *sorted(told)])
+    told = [f"s = {spread}: {report.which(of)}" for spread, of in found.items()]
+    return "\n".join([*lines, "", *told])
 
 
 def main() -> None:
