@@ -282,7 +282,7 @@ def test_data_errors_leave_nothing_behind(inside, archive: Path, tmp_path: Path)
     assert_refused(inside("train", "--data", few), 3, "a/0.png: not a readable image")
     looked = inside("data", "inspect", few)  # which lists it, and goes on
     assert looked.returncode == 0
-    assert "a/0.png: not a readable image" in looked.stderr
+    assert "a/0.png: not a readable image" in looked.stdout
     assert not (tmp_path / "runs").exists()
 
 

@@ -128,7 +128,7 @@ ALLOWED = {
     },
     "parsing": {"config", "data", "options", "registry", "settings"},
     "options": set(),
-    "doctor": {"console", "runs", "data"},
+    "doctor": {"runs", "data"},
     "data_verbs": {"config", "settings", "console", "data", "options"},
     "cli": {
         "settings", "console", "verbs", "bench", "data_verbs", "doctor", "data",

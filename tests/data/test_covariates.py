@@ -90,18 +90,18 @@ def test_what_cannot_be_joined_is_refused(path: Path) -> None:
         covariates.read(path.with_name("no.csv"))
 
 
-def test_inspect_says_how_a_table_fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_says_how_a_table_fits(tmp_path: Path) -> None:
     source = folder.example(tmp_path / "images")
     table = tmp_path / "table.csv"
     table.write_text(
         "group,age,sex\na-patient0,40,F\na-patient1,70,M\nb-patient0,,F\nelsewhere,1,M\n"
     )
-    found = data_verbs.data_inspect(DataInspect(source, covariates=str(table)))["covariates"]
+    looked = data_verbs.data_inspect(DataInspect(source, covariates=str(table)))
+    found, told = looked["covariates"], looked["table"]
     groups = len({f"{name}-patient{i}" for name in folder.EXAMPLE_CLASSES for i in range(3)})
     assert (found["rows"], found["joined"], len(found["absent"])) == (4, 3, groups - 3)
     assert found["columns"]["age"] == {"missing": groups - 2, "min": 40, "max": 70}
     assert found["columns"]["sex"] == {"missing": groups - 3, "categories": {"F": 2, "M": 1}}
-    told = capsys.readouterr().err
     assert f"3 patients joined by table.csv, {groups - 3} absent" in told
     assert f"age: 40 to 70, {groups - 2} missing" in told
 
