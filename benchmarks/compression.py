@@ -185,7 +185,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {**machine.described(), "data": given.data, "rows": []}
     found["algorithm"] = given.algorithm
     facts = protocol.facts(teacher.plan)
-    found |= {name: facts[name] for name in ("episodes", "episodes_hash", "ways")}
+    found |= {**report.episodes_of(facts), "ways": facts["ways"]}
     given.ways, deployed = whole_made.outputs, []
 
     def add(name: str, share: float, made: Experiment, params: Params, own: Scores) -> None:

@@ -136,7 +136,7 @@ def measure(config: TrainConfig, trial: Trial) -> dict[str, Any]:
         "ridge": over_episodes(np.asarray(by_ridge))._asdict(),
         "recovered": float(np.corrcoef(own, known)[0, 1]),
         "drugs": len(np.unique(drugs)),
-        **report.episodes_of(made),
+        **report.episodes_of(running.facts(made, task)),
     }
 
 

@@ -274,8 +274,7 @@ def measure_trained(given: argparse.Namespace) -> dict[str, Any]:
             "meta_validation": {one.depth: one.score for one in tried},
         }  # fmt: skip
         found["rows"].append(row)
-    facts = protocol.facts(next(iter(trainers.values())).plan)
-    found |= {"episodes": facts["episodes"], "episodes_hash": facts["episodes_hash"]}
+    found |= report.episodes_of(protocol.facts(best.plan))
     reference = scores.get("finetune")
     for row in found["rows"]:
         if reference is not None and row["method"] != "finetune":

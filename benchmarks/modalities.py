@@ -118,7 +118,7 @@ def over_subsets(method: str, budget: plans.Budget, shots: int) -> dict[str, Any
         }
         for label, of in scores.items()
     }
-    return {"rows": rows, **episodes_of(plan)}
+    return {"rows": rows, **report.episodes_of(protocol.facts(plan))}
 
 
 def held_out(
@@ -148,13 +148,7 @@ def held_out(
         label: {str(count): over_episodes(one.main)._asdict() for count, one in of.items()}
         for label, of in scores.items()
     }
-    return {"rows": rows, **episodes_of(plan)}
-
-
-def episodes_of(plan: Plan) -> dict[str, Any]:
-    """Which episodes a plan judges, alike at every number of shots."""
-    facts = protocol.facts(plan)
-    return {name: facts[name] for name in ("episodes", "episodes_hash")}
+    return {"rows": rows, **report.episodes_of(protocol.facts(plan))}
 
 
 def subsets_table(found: dict[str, Any]) -> str:

@@ -126,7 +126,8 @@ def measure(given: argparse.Namespace, row: str, strength: float) -> Row:
         policies.append(running.by_policy(own, params))
         mean = console.percent(over_episodes(scores[-1])._asdict())
         machine.say(f"{strength:g} x {given.ops[0]}, {row}, seed {seed}: {mean} {policies[-1]}")
-    return Row(np.stack(scores), policies, report.episodes_of(made))
+    of = report.episodes_of(running.facts(made, running.task_of(made)))
+    return Row(np.stack(scores), policies, of)
 
 
 def over_seeds(policies: Sequence[dict[str, Any]], part: str, op: str) -> str:

@@ -129,7 +129,11 @@ def measure(path: Path, given: argparse.Namespace) -> dict[str, Any]:
         say(f"{row.learner}: {console.percent(rows[row.learner])}")
         if groups is not None:
             means[row.learner] = baselines.patient_means(row.scores, groups)
-    return {"rows": rows, "patients": by_patient(means), **report.episodes_of(made)}
+    return {
+        "rows": rows,
+        "patients": by_patient(means),
+        **report.episodes_of(running.facts(made, task)),
+    }
 
 
 def table(found: dict[str, Any], algorithm: str) -> str:

@@ -8,9 +8,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from medmeta_jax import running
-from medmeta_jax.experiment import Experiment
-
 OURS = "medmeta_jax"
 BLUE, GREY = "#0072b2", "#999999"  # told apart without colour vision, and in grey
 
@@ -78,9 +75,8 @@ def throughput_plot(found: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def episodes_of(made: Experiment) -> dict[str, Any]:
-    """{"episodes", "episodes_hash"} of an experiment's meta-test list."""
-    facts = running.facts(made, running.task_of(made))
+def episodes_of(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """{"episodes", "episodes_hash"}, of the facts of a task or a plan."""
     return {name: facts[name] for name in ("episodes", "episodes_hash")}
 
 

@@ -245,17 +245,20 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point of `medmeta`."""
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        run(given)
-        sys.stdout.flush()
+        try:
+            run(given)
+        finally:  # else what is still to be written is written after all that can be caught
+            sys.stdout.flush()
     except SystemExit as ending:
         end_alone(ending.code)
         raise
     except Exception as error:
-        code = EXIT_UNREAD if isinstance(error, BrokenPipeError) and reader_has_left() else None
-        if code is None:
+        unread = isinstance(error, BrokenPipeError) and reader_has_left()
+        if not unread:
             traceback.print_exc()
-        end_alone(code or EXIT_FAILED)
-        raise SystemExit(code or EXIT_FAILED) from None
+        code = EXIT_UNREAD if unread else EXIT_FAILED
+        end_alone(code)
+        raise SystemExit(code) from None
 
 
 def reader_has_left() -> bool:

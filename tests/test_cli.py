@@ -237,12 +237,16 @@ def test_usage_errors(medmeta, inside, archive: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("verb", [("data", "list"), ("train", "--help")])
-def test_what_nobody_reads_is_no_error(verb: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("verb", [("data", "list"), ("train", "--help"), ("-h",)])
+def test_what_nobody_reads_is_no_error(verb: tuple[str, ...], unbuffered: str) -> None:
     reading, writing = os.pipe()
     os.close(reading)  # as `head` does, once it has its lines
     command = [sys.executable, "-m", "medmeta_jax", *verb]
-    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(
+        command, stdout=writing, stderr=subprocess.PIPE, text=True, env=environment, check=False
+    )
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, "")
 
