@@ -90,9 +90,11 @@ def with_augmentation(config: TrainConfig, split: Split, learner: MetaLearner) -
     ops = augment_ops(config)
     if not ops or config.augment_on == "shot":  # which is a part of adapting
         return learner
+    alike = [op for op in ops if op.alike]
+    each = [op for op in ops if not op.alike]
     sides = ("support", "query") if config.augment_on == "both" else (config.augment_on,)
     channels = len(split.scaling.scale) if split.covariates else None
-    return augmented(learner, **dict.fromkeys(sides, ops), channels=channels)
+    return augmented(learner, **dict.fromkeys(sides, each), episode=alike, channels=channels)
 
 
 def mixing(config: TrainConfig, kind: Kind, learner: MetaLearner) -> MetaLearner:

@@ -36,6 +36,8 @@ class Op(NamedTuple):
         column) of each output pixel. Moves label maps too.
     intensity: (key, image [H, W, C] or [D, H, W, C]) -> image. Leaves label maps alone.
 
+    alike: whether it changes how a whole task was taken, and so is drawn once for an episode.
+
     All are differentiable in the magnitude that they were made with, which may be traced, but for
     what is drawn by chance (`flip`, `drop_modalities`).
     """
@@ -43,6 +45,7 @@ class Op(NamedTuple):
     affine: Callable[[Array], Array] | None = None
     displacement: Callable[[Array, int, int], Array] | None = None
     intensity: Callable[[Array, Array], Array] | None = None
+    alike: bool = False
 
 
 def require_magnitude(magnitude: float | Array, most: float, unit: str = "") -> None:
@@ -145,6 +148,7 @@ def augmented(
     support: Sequence[Op] = (),
     query: Sequence[Op] = (),
     task: Sequence[Op] = (),
+    episode: Sequence[Op] = (),
     channels: int | None = None,
 ) -> MetaLearner:
     """The learner meta-trained on augmented episodes; `adapt` and `predict` see clean ones.
@@ -154,6 +158,7 @@ def augmented(
       task: ops drawn once for each way of an episode, and applied to all its images on both sides,
         so that it becomes another class (Ni et al., 2021, arXiv 2010.07092); where labels are no
         classes, once for the episode.
+      episode: ops drawn once for an episode, and applied to all its images on both sides.
       channels: how many of an example's are the image's, where others are of covariates.
 
     >>> from medmeta_jax.algorithms.protonet import protonet
@@ -164,22 +169,20 @@ def augmented(
     True
     """
 
-    def loss(params: Params, episode: Episode, key: Array, step: Array) -> tuple[Array, Info]:
+    def loss(params: Params, drawn: Episode, key: Array, step: Array) -> tuple[Array, Info]:
+        one, other = drawn.support, drawn.query
         if task:
             task_key, key = jax.random.split(key)
-            one, other = (
-                augment_ways(task, task_key, side, channels)
-                for side in (episode.support, episode.query)
-            )
-            episode = episode._replace(support=one, query=other)
+            one, other = (augment_ways(task, task_key, side, channels) for side in (one, other))
         support_key, query_key, key = jax.random.split(key, 3)
         if support:
-            changed = augment_examples(support, support_key, episode.support, channels)
-            episode = episode._replace(support=changed)
+            one = augment_examples(support, support_key, one, channels)
         if query:
-            changed = augment_examples(query, query_key, episode.query, channels)
-            episode = episode._replace(query=changed)
-        return learner.loss(params, episode, key, step)
+            other = augment_examples(query, query_key, other, channels)
+        if episode:
+            episode_key, key = jax.random.split(key)
+            one, other = (augment_alike(episode, episode_key, s, channels) for s in (one, other))
+        return learner.loss(params, drawn._replace(support=one, query=other), key, step)
 
     return learner._replace(loss=loss)
 
@@ -191,6 +194,14 @@ def augment_ways(
     of_classes = examples.y.ndim == 1 and jnp.issubdtype(examples.y.dtype, jnp.integer)
     ways = examples.y if of_classes else jnp.zeros(examples.mask.shape, jnp.int32)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, ways)
+    return augment_examples(ops, keys, examples, channels)
+
+
+def augment_alike(
+    ops: Sequence[Op], key: Array, examples: Examples, channels: int | None = None
+) -> Examples:
+    """Every example changed as all others."""
+    keys = jnp.broadcast_to(key, examples.mask.shape)
     return augment_examples(ops, keys, examples, channels)
 
 

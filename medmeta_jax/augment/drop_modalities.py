@@ -1,8 +1,10 @@
 """Leave modalities out at random, so that a network learns to do with those that are there.
 
-HeMIS (arXiv 1607.05194) draws which are present uniformly; here one is drawn that is kept, and each
-other dropped by itself. Of images of several modalities, whose channels these are; of others it
-would take the colours.
+HeMIS (arXiv 1607.05194) draws for each image which are present, uniformly. Here one is drawn that
+is kept, and each other dropped by itself; and that once for a whole episode, since a hospital that
+has no FLAIR has none of any patient: an episode whose images lack one each by chance is not what a
+learner is judged on, and hardly ever one of T1 alone. Of images of several modalities, whose
+channels these are; of others it would take the colours.
 """
 
 from __future__ import annotations
@@ -28,4 +30,4 @@ def drop_modalities(*, magnitude: float = 0.5) -> Op:
         kept |= jnp.arange(channels) == jnp.argmax(order)
         return jnp.where(kept, image, jnp.nan)
 
-    return Op(intensity=change)
+    return Op(intensity=change, alike=True)

@@ -93,6 +93,7 @@ def multimodal(
     widths: Sequence[int] = (),
     trunk: Trunk = "conv4",
     stems: Stem = "own",
+    hypercolumns: bool = False,
     norm: norms.NormPolicy = "support",
     form: Form = "auto",
 ) -> Backbone:
@@ -103,6 +104,7 @@ def multimodal(
       width, depth, widths: of the trunk; stems have the channels of its first level.
       trunk: "conv4" for [n, F], or "unet" for a feature a pixel.
       stems: "own": one for each modality; "shared": one for all, which then stand in alike.
+      hypercolumns: of a "unet", whether a pixel has the features of all its levels.
       norm, form: as of `conv4`.
 
     >>> import jax
@@ -119,8 +121,10 @@ def multimodal(
     if depth < 1:
         raise ValueError(f"depth must be >= 1, got {depth}")
     grows = trunk == "unet"
+    if hypercolumns and not grows:
+        raise ValueError(f"trunk must be 'unet' for hypercolumns, got {trunk!r}")
     chosen = tuple(width * 2**i if grows else width for i in range(depth))
     chosen = tuple(widths) or chosen
     require_network(chosen, norm)
-    made = UNet(chosen, 1, False, norm, form) if grows else Conv4(chosen, norm, form)
+    made = UNet(chosen, 1, hypercolumns, norm, form) if grows else Conv4(chosen, norm, form)
     return from_linen(MultiModal(Stems(chosen[0], stems == "own", norm, form), made), norm=norm)

@@ -162,6 +162,30 @@ def test_a_way_is_changed_as_one_on_both_sides() -> None:
     assert (values.x != same).any()
 
 
+def test_an_episode_is_changed_as_one_and_its_own_ops_for_each_image_stay() -> None:
+    """What an episode lacks, all its images lack, of either side and of every class."""
+    drop = registry.factory("augment", "drop_modalities")()
+    turn = registry.factory("augment", "rotate")(magnitude=90.0)
+    seen = protonet(tiny_backbone(), outputs=WAYS)._replace(
+        loss=lambda params, episode, key, step: (episode, None)
+    )
+    side = Examples(jnp.stack([image()] * 4), jnp.asarray([0, 1, 1, 0]), jnp.ones(4, bool))
+    episode = Episode(side, side, jnp.arange(2))
+    lacking = set()
+    for number in range(12):
+        key = jax.random.key(number)
+        both = augmented(seen, support=[turn], query=[turn], episode=[drop])
+        one, two = both.loss({}, episode, key, STEP)[0][:2]
+        gone = np.isnan(np.concatenate([one.x, two.x])).any((1, 2))
+        np.testing.assert_array_equal(gone, np.broadcast_to(gone[:1], gone.shape))
+        lacking.add(tuple(gone[0].tolist()))
+        alone = augmented(seen, support=[turn], query=[turn]).loss({}, episode, key, STEP)[0]
+        np.testing.assert_array_equal(one.x[..., ~gone[0]], alone.support.x[..., ~gone[0]])
+        np.testing.assert_array_equal(two.x[..., ~gone[0]], alone.query.x[..., ~gone[0]])
+        assert (one.x != one.x[:1])[1:, ..., ~gone[0]].any()
+    assert len(lacking) > 1
+
+
 def test_more_shots_are_learned_from_when_adapting_too() -> None:
     ops = [registry.factory("augment", "brighten")()]
     learner = protonet(tiny_backbone(), outputs=WAYS)

@@ -84,9 +84,24 @@ def test_a_modality_that_the_support_lacks_has_statistics() -> None:
     assert float(jnp.abs(out).max()) < 30
 
 
+def test_hypercolumns_are_the_trunk_s() -> None:
+    """A pixel has the features of both levels, the finer one's as without them."""
+    plain, wide = (
+        multimodal(width=4, depth=2, trunk="unet", hypercolumns=h) for h in (False, True)
+    )
+    params = plain.init(KEY, X)
+    one, two = (jax.jit(made.apply)(params, PARTIAL, MASK)[0] for made in (plain, wide))
+    assert two.shape == (*one.shape[:-1], 8 + 4)
+    np.testing.assert_allclose(two[..., 8:], one, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
-    "bad", [{"trunk": "vit"}, {"stems": "none"}, {"width": 0}, {"depth": 0}, {"norm": "layer"}]
-)
+    "bad",
+    [
+        {"trunk": "vit"}, {"stems": "none"}, {"width": 0}, {"depth": 0}, {"norm": "layer"},
+        {"hypercolumns": True},
+    ],
+)  # fmt: skip
 def test_nonsense_is_refused(bad: dict) -> None:
     with pytest.raises(ValueError, match="must be"):
         multimodal(**bad)

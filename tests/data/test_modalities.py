@@ -8,11 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import nibabel as nib
 import numpy as np
 import pytest
 
-from medmeta_jax import config as configs, details, experiment as experiments, running, tasks
+from medmeta_jax import (
+    config as configs,
+    details,
+    experiment as experiments,
+    learners,
+    running,
+    tasks,
+)
+from medmeta_jax.algorithms.protonet import protonet
+from medmeta_jax.backbones.multimodal import multimodal
 from medmeta_jax.data import brats, nifti, sources
 from medmeta_jax.data.episodes import EpisodeSpec, sample, sample_indices
 from medmeta_jax.data.modalities import require_one_label, stacked
@@ -24,6 +34,7 @@ from medmeta_jax.data.samples import DataError, Samples, join, select
 from medmeta_jax.data.splits import make_split
 from medmeta_jax.evaluation import evaluate
 from medmeta_jax.settings import ConfigError, TrainConfig
+from medmeta_jax.types import Episode, Examples
 
 TWO = ("t1", "flair")
 
@@ -258,6 +269,28 @@ def test_a_backbone_without_stems_needs_all_modalities(subjects: TrainConfig) ->
     there = tasks.load_split(dataclasses.replace(subjects, backbone="multimodal"))
     lacking = [np.asarray(pool.present) for pool in there.pools.values()]
     assert (~np.concatenate(lacking)).sum(0).tolist() == [0, 0, 12, 0]  # those that show a tumour
+
+
+def test_what_is_dropped_is_dropped_of_a_whole_episode(subjects: TrainConfig) -> None:
+    """Whichever side is augmented otherwise; seen by a learner that gives back what it is given."""
+    config = dataclasses.replace(
+        subjects, augment=("noise", "drop_modalities"), augment_on="support", backbone="multimodal"
+    )
+    split = tasks.load_split(config)
+    seen = protonet(multimodal(width=2, depth=1), outputs=2)._replace(
+        loss=lambda params, episode, key, step: (episode, None)
+    )
+    ones = jnp.ones((3, 6, 6, 4))
+    side = Examples(ones, jnp.zeros(3, jnp.int32), jnp.ones(3, bool))
+    trained = learners.with_augmentation(config, split, seen)
+    key, step = jax.random.key(1), jnp.zeros((), jnp.int32)
+    support, query = trained.loss({}, Episode(side, side, jnp.arange(2)), key, step)[0][:2]
+    absent = np.isnan(np.concatenate([support.x, query.x])).any((1, 2))
+    assert absent.any()
+    np.testing.assert_array_equal(absent, np.broadcast_to(absent[:1], absent.shape))
+    there = ~absent[0]
+    assert (support.x != ones)[..., there].any()
+    np.testing.assert_array_equal(query.x[..., there], ones[..., there])
 
 
 @pytest.mark.slow
