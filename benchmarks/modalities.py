@@ -22,7 +22,7 @@ import argparse
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,26 +98,30 @@ def subsets(count: int) -> Iterator[tuple[bool, ...]]:
 
 
 def over_subsets(method: str, budget: plans.Budget, shots: int) -> dict[str, Any]:
-    """Dice of every subset of the modalities, with dropout in training and without."""
-    scores: dict[str, dict[str, Scores]] = {}
+    """Dice of every subset of the modalities, with dropout in training and without: an episode's is
+    the mean over the networks of all training seeds."""
+    scores: dict[str, dict[str, list[np.ndarray]]] = {}
     for name, more in (("dropout", ("drop_modalities",)), ("none", ())):
         base = configs.load("segmentation", None).augment
         plan = plans.make_plan(config_of(TRAINED, "own", (*base, *more)), budget, (shots,))
-        say(f"training with {name}")
-        trained = protocol.Trainer(plan).train(method, 0)
-        for there in subsets(len(TRAINED)):
-            pools = plan.experiment.split.pools
-            judged = with_pools(plan, {**pools, "test": showing(pools["test"], there)})
-            label = " + ".join(itertools.compress(TRAINED, there))
-            scores.setdefault(label, {})[name] = protocol.judge(judged, method, trained, shots)[0]
-            say(f"{label}: {100 * scores[label][name].headline.mean:.1f}")
-    rows = {
-        label: {
-            **{name: over_episodes(one.main)._asdict() for name, one in of.items()},
-            "gain": paired_difference(of["dropout"].main, of["none"].main)._asdict(),
+        pools, trainer = plan.experiment.split.pools, protocol.Trainer(plan)
+        for seed in range(budget.seeds):
+            say(f"training with {name}, seed {seed}")
+            trained = trainer.train(method, seed)
+            for there in subsets(len(TRAINED)):
+                judged = with_pools(plan, {**pools, "test": showing(pools["test"], there)})
+                label = " + ".join(itertools.compress(TRAINED, there))
+                found = protocol.judge(judged, method, trained, shots)[0]
+                scores.setdefault(label, {}).setdefault(name, []).append(found.main)
+                say(f"{label}: {100 * found.headline.mean:.1f}")
+    rows = {}
+    for label, of in scores.items():
+        means = {name: np.mean(by_seed, 0) for name, by_seed in of.items()}
+        rows[label] = {
+            **{name: over_episodes(values)._asdict() for name, values in means.items()},
+            "gain": paired_difference(means["dropout"], means["none"])._asdict(),
+            "by_seed": {name: [one.mean() for one in by_seed] for name, by_seed in of.items()},
         }
-        for label, of in scores.items()
-    }
     return {"rows": rows, **report.episodes_of(protocol.facts(plan))}
 
 
@@ -159,11 +163,18 @@ def subsets_table(found: dict[str, Any]) -> str:
         lines.append(
             f"| {label} | {' | '.join(cells)} | {console.percent(of['gain'], sign=True)} |"
         )
-    worst = {name: min(of[name]["mean"] for of in found.values()) for name in ("dropout", "none")}
+    least = {name: least_by_seed(list(found.values()), name) for name in ("dropout", "none")}
+    every = {name: least_by_seed(list(found.values())[-1:], name) for name in ("dropout", "none")}
     return "\n".join(
-        [*lines, "", f"The worst subset has {100 * worst['dropout']:.1f} with dropout and "
-         f"{100 * worst['none']:.1f} without."]
+        [*lines, "", f"The worst subset has {least['dropout']} with dropout and {least['none']} "
+         f"without, by training seed; all there have {every['dropout']} and {every['none']}."]
     )  # fmt: skip
+
+
+def least_by_seed(rows: Sequence[Mapping[str, Any]], name: str) -> str:
+    """The lowest of the rows with each training seed, per cent."""
+    worst = 100 * np.min([row["by_seed"][name] for row in rows], 0)
+    return ", ".join(f"{one:.1f}" for one in worst)
 
 
 def held_out_table(found: dict[str, Any]) -> str:
@@ -183,13 +194,14 @@ def main() -> None:
     parser.add_argument("--modality", choices=("ct", "pet"), default="ct", help="held out")
     parser.add_argument("--method", default="maml", choices=plans.methods())
     parser.add_argument("--meta-steps", type=int, default=BUDGET.meta_steps)
+    parser.add_argument("--seeds", type=int, default=BUDGET.seeds, help="of training, in subsets")
     parser.add_argument("--shots", type=int, nargs="+", help="default: 5, or 1 5 10")
     parser.add_argument("--out", type=Path, help="a file for the table too")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     given = parser.parse_args()
     verbs.enable_compilation_cache()
     verbs.use_devices(TrainConfig())
-    budget = dataclasses.replace(BUDGET, meta_steps=given.meta_steps)
+    budget = dataclasses.replace(BUDGET, meta_steps=given.meta_steps, seeds=given.seeds)
     if given.table == "subsets":
         found = over_subsets(given.method, budget, (given.shots or [5])[0])
         text = subsets_table(found["rows"])

@@ -233,12 +233,21 @@ def test_tables_of_modalities_by_hand() -> None:
         return {"mean": mean, "ci95": 0.01}
 
     found = {
-        "t1": {"dropout": of(0.6), "none": of(0.3), "gain": of(0.3)},
-        "t1 + t2": {"dropout": of(0.7), "none": of(0.71), "gain": of(-0.01)},
-    }
+        "t1": {
+            "dropout": of(0.6), "none": of(0.3), "gain": of(0.3),
+            "by_seed": {"dropout": [0.5, 0.7], "none": [0.25, 0.35]},
+        },
+        "t1 + t2": {
+            "dropout": of(0.7), "none": of(0.71), "gain": of(-0.01),
+            "by_seed": {"dropout": [0.8, 0.6], "none": [0.72, 0.7]},
+        },
+    }  # fmt: skip
     said = modalities.subsets_table(found)
     assert "| t1 | 60.0 ± 1.0 | 30.0 ± 1.0 | +30.0 ± 1.0 |" in said
-    assert said.endswith("The worst subset has 60.0 with dropout and 30.0 without.")
+    assert said.endswith(
+        "The worst subset has 50.0, 60.0 with dropout and 25.0, 35.0 without, by training seed; "
+        "all there have 80.0, 60.0 and 72.0, 70.0."
+    )
     table = modalities.held_out_table({"maml": {"1": of(0.5), "10": of(0.8)}})
     assert table.splitlines()[0] == "| learner | 1 shot | 10 shots |"
     assert table.splitlines()[2] == "| maml | 50.0 ± 1.0 | 80.0 ± 1.0 |"
