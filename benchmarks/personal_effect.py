@@ -13,8 +13,11 @@ of the time, by the sign of m. Between the two stands an ideal reader of m, who 
 either label and no more: by the posterior of o, which is computed. The table holds the learner, the
 one model for all that is trained without adaptation, and the learner whose adaptation the support
 may switch off, against these three numbers; with s = 0 there is nothing to adapt to, and adapting
-must do no harm. Learners see pictures with noise, and have to find the lesion. Their norm is
-within each image ("group"): statistics of the patient's support would tell the one model of o.
+must do no harm. Learners see pictures with noise, and have to find the lesion.
+
+With the norm within each image ("group") the one model sees nothing of a patient but the image that
+it is asked of. With the support's statistics (`--norm support`) it is told of o by them, and is no
+longer one model for all: its row is then that of adapting by statistics alone.
 """
 
 from __future__ import annotations
@@ -113,7 +116,7 @@ def measure(path: Path, given: argparse.Namespace) -> dict[str, Any]:
         TrainConfig(
             data=str(path), task="patient", image_size=given.size, shots=given.shots,
             queries=QUERIES, algorithm=given.algorithm, net={"width": given.width},
-            norm="group", augment=(), meta_steps=given.meta_steps,
+            norm=given.norm, augment=(), meta_steps=given.meta_steps,
             validate_every=max(1, given.meta_steps // 4), val_episodes=40,
             test_episodes=given.episodes, seed=given.seed,
         )
@@ -136,7 +139,7 @@ def measure(path: Path, given: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def table(found: dict[str, Any], algorithm: str) -> str:
+def table(found: dict[str, Any], algorithm: str, norm: str) -> str:
     """A row a spread: the bounds, the models, and the share of the gap that adapting closes."""
     names = (algorithm, f"{algorithm}-careful", baselines.GLOBAL)
     lines = [
@@ -155,6 +158,8 @@ def table(found: dict[str, Any], algorithm: str) -> str:
             f"| {100 * worse:.0f}% |"
         )
     told = [f"s = {spread}: {report.which(of)}" for spread, of in found.items()]
+    if norm == "support":
+        told.append(f"{baselines.GLOBAL} has the statistics of the patient's support.")
     return "\n".join([*lines, "", *told])
 
 
@@ -168,6 +173,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32, help="pixels a side")
     parser.add_argument("--shots", type=int, default=5, help="of either label")
     parser.add_argument("--algorithm", default="maml", help="one with inner steps")
+    parser.add_argument("--norm", choices=("group", "support"), default="group")
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--meta-steps", type=int, default=600)
     parser.add_argument("--episodes", type=int, default=400)
@@ -187,7 +193,7 @@ def main() -> None:
                 "ideal_reader": ideal_reader(spread, given.shots),
                 **measure(path, given),
             }
-    print(json.dumps(found) if given.json else table(found, given.algorithm))
+    print(json.dumps(found) if given.json else table(found, given.algorithm, given.norm))
 
 
 if __name__ == "__main__":
