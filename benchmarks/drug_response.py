@@ -11,6 +11,9 @@ Some drugs are held out, and so are patients. The learner that has the image and
 beside the one that has the image alone, and beside a ridge regression on u, g and u g themselves,
 which knows the form of the answer.
 
+The network is a small ResNet, whose features are means over the image: an area is a sum over
+places, of which Conv4 keeps the places.
+
 The planted interaction is recovered where a regression of the learner's *predictions* on u, g and
 u g has the c that was planted: its correlation with the planted one over tasks is given. All of it
 is simulated.
@@ -163,9 +166,10 @@ def main() -> None:
     parser.add_argument("--drugs", type=int, default=60)
     parser.add_argument("--size", type=int, default=24, help="pixels a side")
     parser.add_argument("--shots", type=int, default=20)
-    parser.add_argument("--algorithm", default="maml")
-    parser.add_argument("--width", type=int, default=16)
-    parser.add_argument("--meta-steps", type=int, default=600)
+    parser.add_argument("--algorithm", default="r2d2")
+    parser.add_argument("--widths", type=int, nargs="+", default=(16, 32), help="of ResNet blocks")
+    parser.add_argument("--meta-steps", type=int, default=1500)
+    parser.add_argument("--outer-lr", type=float, default=0.01)
     parser.add_argument("--episodes", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
@@ -182,8 +186,9 @@ def main() -> None:
             TrainConfig(
                 data=str(data), val_classes=names[4::SIXTHS], test_classes=names[5::SIXTHS],
                 image_size=given.size, shots=given.shots, algorithm=given.algorithm,
-                net={"width": given.width}, augment=(), meta_steps=given.meta_steps,
-                validate_every=max(1, given.meta_steps // 4), val_episodes=40,
+                backbone="resnet12", net={"widths": tuple(given.widths)}, augment=(),
+                meta_steps=given.meta_steps, outer_lr=given.outer_lr,
+                validate_every=max(1, given.meta_steps // 4), val_episodes=100,
                 test_episodes=given.episodes, baselines="none", seed=given.seed,
             )
         )  # fmt: skip
