@@ -16,7 +16,7 @@ from medmeta_jax.augment._ops import Op, require_magnitude
 from medmeta_jax.types import Array
 
 
-def drop_modalities(*, magnitude: float = 0.5) -> Op:
+def drop_modalities(*, magnitude: float = 0.25) -> Op:
     """With this probability, make each channel of an image NaN, which says absent, with even odds;
     where none of those present is left, one of them stays, drawn uniformly."""
     require_magnitude(magnitude, 1)
