@@ -22,6 +22,7 @@ import numpy as np
 from medmeta_jax import (
     baselines,
     config as configs,
+    console,
     experiment as experiments,
     learners,
     registry,
@@ -149,10 +150,12 @@ class Trainer:
     def best_factor(self, method: str, rate: float) -> float:
         """The factor on the inner rate that does best on meta-validation, after short training."""
         steps = max(1, self.plan.budget.meta_steps // SEARCH_SHARE)
-        tries = {
-            factor: self.fit(self.made(method, 0, inner_lr=rate * factor), steps).score
-            for factor in RATE_FACTORS
-        }
+        tries = {}
+        for factor in RATE_FACTORS:
+            score = self.fit(self.made(method, 0, inner_lr=rate * factor), steps).score
+            tries[factor] = score
+            told = f"inner_lr {rate * factor:.3g}: {100 * score:.1f} on meta-validation"
+            console.say(f"tried      {method}, {told}")
         return max(tries, key=lambda factor: tries[factor])
 
     def fit(self, made: Experiment, steps: int) -> Trained:

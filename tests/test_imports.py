@@ -100,9 +100,8 @@ ALLOWED = {
         "types", "registry", "config", "settings", "data", "evaluation", "experiment", "hints",
     },
     "protocol": {
-        "types", "registry", "config", "settings", "data", "evaluation", "baselines", "experiment",
-        "labels",
-        "running", "plan", "thresholding", "fitting", "learners",
+        "types", "registry", "config", "settings", "console", "data", "evaluation", "baselines",
+        "experiment", "labels", "running", "plan", "thresholding", "fitting", "learners",
     },
     "standings": {"metrics", "console"},
     "bench": {

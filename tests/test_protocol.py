@@ -154,6 +154,28 @@ def test_a_damaged_row_is_named(tmp_path: Path) -> None:
         bench.kept_rows(tmp_path)
 
 
+def test_an_inner_rate_is_chosen_by_short_trainings_that_are_told(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where what they come to is given by hand."""
+    fits: list[tuple[float, int]] = []
+
+    def fit(self: protocol.Trainer, made: Any, steps: int) -> protocol.Trained:
+        rate = made.config.hyper["inner_lr"]
+        fits.append((round(rate, 4), steps))
+        return protocol.Trained(made, None, 0.5 if len(fits) == 1 else 0.4, {})
+
+    monkeypatch.setattr(protocol.Trainer, "fit", fit)
+    budget = dataclasses.replace(plan.budget, searches=True, meta_steps=8)
+    trainer = protocol.Trainer(plan._replace(budget=budget))
+    settings = trainer.train("maml", 0).settings
+    assert fits == [(0.0333, 2), (0.1, 2), (0.3, 2), (0.0333, 8)]
+    assert settings["inner_lr"] == min(settings["of"]["inner_lr"])
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == "tried      maml, inner_lr 0.0333: 50.0 on meta-validation"
+    assert len(told) == 3
+
+
 @pytest.mark.slow
 def test_a_search_takes_the_best_on_meta_validation(plan: Plan) -> None:
     """Rates and steps of scratch at each shot, named with what they were chosen from."""
