@@ -76,7 +76,9 @@ def test_a_logit_a_pixel_and_the_loss_is_of_them(trained: Case) -> None:
     (value, info), grads = trained.grad(trained.params, trained.episode, KEY, STEP)
     chex.assert_tree_all_finite((value, info, grads))
     assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads["body"])) > 0
-    close(info.logits, logits)
+    # Two programs, that round otherwise: a logit of a cosine times 20 is off by a share of 20.
+    largest = float(jnp.abs(logits).max())
+    chex.assert_trees_all_close(info.logits, logits, rtol=1e-4, atol=5e-5 * largest)
     close(info.loss, dice_and_cross_entropy(logits, query.y, query.mask))
     if trained.name not in (*SURROGATES, "panet"):
         assert value == info.loss
