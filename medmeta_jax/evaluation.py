@@ -15,10 +15,11 @@ from medmeta_jax import parallel, processes
 from medmeta_jax.labels import Kind, kind_of
 from medmeta_jax.metrics.intervals import Estimate, over_classes, over_episodes
 from medmeta_jax.metrics.pooled import over_blocks
-from medmeta_jax.types import Array, Examples, MetaLearner, Params
+from medmeta_jax.types import Array, Episode, Examples, MetaLearner, Params
 
-# Episodes of one call, a device: lists of every length share one executable.
-BLOCK = 25
+# Episodes of one call, a device: lists of every length share one executable. The last call repeats
+# some, which on a CPU, where one follows another, takes as long as others would.
+BLOCK, BLOCK_ON_CPU = 25, 5
 
 
 class Predictions(NamedTuple):
@@ -75,29 +76,60 @@ def only(learner: MetaLearner) -> Family:
     return lambda: learner
 
 
-@functools.lru_cache(maxsize=64)
-def compiled(family: Family, sampler: Any, mesh: Mesh | None) -> Any:
-    """The evaluation program of a family: one executable for all settings and step counts."""
+def block_size(mesh: Mesh | None) -> int:
+    """Episodes of one call, on all devices."""
+    on_cpu = jax.default_backend() == "cpu"
+    return (BLOCK_ON_CPU if on_cpu else BLOCK) * (mesh.size if mesh is not None else 1)
 
-    def run(params: Params, pool: Any, keys: Array, steps: Array | None, settings: Any) -> Any:
+
+def each(function: Callable[..., Any], of_episode: Any) -> Any:
+    """A function of each episode's part of a tree: one after another, or on accelerators side by
+    side."""
+    chunk = parallel.default_chunk(len(jax.tree.leaves(of_episode)[0]))
+    return jax.lax.map(function, of_episode, batch_size=chunk if chunk > 1 else None)
+
+
+def spread(run: Callable[..., Any], mesh: Mesh | None, by_task: tuple[bool, ...]) -> Any:
+    """A function compiled, over the devices of a mesh if given; `by_task` says which of its
+    arguments have an entry an episode, as what it returns."""
+    if mesh is None:
+        return jax.jit(run)
+    specs = tuple(parallel.BY_TASK if one else parallel.EVERYWHERE for one in by_task)
+    over = parallel.spread(run, mesh, specs, parallel.BY_TASK)
+    return jax.jit(over, compiler_options=parallel.compiler_options(mesh))
+
+
+@functools.lru_cache(maxsize=64)
+def compiled_draw(sampler: Any, mesh: Mesh | None) -> Any:
+    """The program that draws episodes: quick to compile anew for each pool and number of shots,
+    where `compiled` is slow."""
+
+    def run(pool: Any, keys: Array) -> Episode:
+        drawn: Episode = each(lambda key: sampler(sample_key(key), pool), keys)
+        return drawn
+
+    return spread(run, mesh, (False, True))
+
+
+@functools.lru_cache(maxsize=64)
+def compiled(family: Family, mesh: Mesh | None) -> Any:
+    """The evaluation program of a family: one executable for all settings, step counts and pools
+    whose episodes are of one shape."""
+
+    def run(params: Params, drawn: Episode, keys: Array, steps: Array | None, settings: Any) -> Any:
         learner = family(*settings)
 
-        def one(key: Array) -> Any:
-            episode = sampler(sample_key(key), pool)
+        def one(of_episode: tuple[Episode, Array]) -> Any:
+            episode, key = of_episode
             adapted = learner.adapt(params, episode.support, jax.random.split(key)[1], steps)
             query: Examples = episode.query
             logits = learner.predict(adapted, query.x, query.mask)
             truth = query.y if episode.truth is None else episode.truth
             return logits, truth, query.mask, episode.classes
 
-        chunk = parallel.default_chunk(keys.shape[0])
-        return jax.lax.map(one, keys, batch_size=chunk if chunk > 1 else None)
+        return each(one, (drawn, keys))
 
-    if mesh is None:
-        return jax.jit(run)
-    every, by_task = parallel.EVERYWHERE, parallel.BY_TASK
-    spread = parallel.spread(run, mesh, (every, every, by_task, every, every), by_task)
-    return jax.jit(spread, compiler_options=parallel.compiler_options(mesh))
+    return spread(run, mesh, (False, True, True, False, False))
 
 
 def predict_episodes(
@@ -125,16 +157,15 @@ def predict_episodes(
     (5, 6, 3)
     """
     family = only(learner) if isinstance(learner, MetaLearner) else learner
-    run = compiled(family, episodes.sampler, episodes.mesh)
+    draw = compiled_draw(episodes.sampler, episodes.mesh)
+    run = compiled(family, episodes.mesh)
     count = None if steps is None else np.asarray(steps, np.int32)
     numbers = tuple(np.asarray(value, np.float32) for value in settings)
     total = episodes.keys.shape[0]
-    block = BLOCK * (episodes.mesh.size if episodes.mesh is not None else 1)
+    block = block_size(episodes.mesh)
     places = np.arange(-(-total // block) * block) % total  # the last block repeats some
-    blocks = [
-        run(params, episodes.pool, episodes.keys[places[i : i + block]], count, numbers)
-        for i in range(0, len(places), block)
-    ]
+    every = (episodes.keys[places[i : i + block]] for i in range(0, len(places), block))
+    blocks = [run(params, draw(episodes.pool, keys), keys, count, numbers) for keys in every]
     parts = zip(*processes.fetch(blocks), strict=True)
     return Predictions(*(np.concatenate(part)[:total] for part in parts))
 

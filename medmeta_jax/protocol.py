@@ -172,14 +172,17 @@ class Trainer:
         return Trained(made, progress.best_params, float(progress.best_score), {})
 
 
-def judge(plan: Plan, method: str, trained: Trained, shots: int) -> tuple[Scores, dict[str, Any]]:
-    """A method's scores on the meta-test list at a number of shots, and how it was set."""
+def judge(
+    plan: Plan, method: str, trained: Trained, shots: int, *, counts: tuple[int, ...] = ()
+) -> tuple[Scores, dict[str, Any]]:
+    """A method's scores on the meta-test list at a number of shots, and how it was set; `counts`
+    are the numbers of steps to choose from, if not those of `AT_META_TEST`."""
     learner, hyper = trained.experiment.learner, trained.experiment.config.hyper
     test = judged_at(plan, "test", shots)
     if method not in AT_META_TEST or not plan.budget.searches:
         scores = evaluate(learner, trained.params, test, steps=hyper.get("steps"))
         return scores, {**hyper, **trained.settings}
-    rates, counts = AT_META_TEST[method]
+    rates, own_counts = AT_META_TEST[method]
     made = trained.experiment
     family = family_of(
         made.config.algorithm,
@@ -190,6 +193,7 @@ def judge(plan: Plan, method: str, trained: Trained, shots: int) -> tuple[Scores
         made.kind,
     )
     val = judged_at(plan, "val", shots)
+    counts = counts or own_counts
     scores, chosen = baselines.searched(family, trained.params, val, test, rates, counts)
     return scores, {**hyper, **chosen}
 

@@ -64,7 +64,7 @@ def test_blocks_are_put_together_in_order(monkeypatch) -> None:
     params = learner.init(jax.random.key(0), EXAMPLE)
     fixed = FixedEpisodes(sampler, POOL, episode_keys(3, 7))
     whole = predict_episodes(learner, params, fixed)
-    monkeypatch.setattr(evaluation, "BLOCK", 3)
+    monkeypatch.setattr(evaluation, "BLOCK_ON_CPU", 3)
     parts = predict_episodes(learner, params, fixed)
     for a, b in zip(whole, parts, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
