@@ -44,7 +44,7 @@ PRECISION = {"float32": "highest", "tf32": "tensorfloat32", "bf16": "bfloat16"}
 def enable_compilation_cache() -> None:
     """Keep compiled programs, so that a second start is quick: in the user's cache folder, unless
     JAX was told of another (`JAX_COMPILATION_CACHE_DIR`)."""
-    if jax.config.read("jax_compilation_cache_dir") is not None:
+    if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
         return
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -14,6 +14,7 @@ import pytest
 from benchmarks import (
     breakdown,
     case_study,
+    held_out_types,
     memory,
     memory_use,
     modalities,
@@ -251,3 +252,20 @@ def test_tables_of_modalities_by_hand() -> None:
     table = modalities.held_out_table({"maml": {"1": of(0.5), "10": of(0.8)}})
     assert table.splitlines()[0] == "| learner | 1 shot | 10 shots |"
     assert table.splitlines()[2] == "| maml | 50.0 ± 1.0 | 80.0 ± 1.0 |"
+
+
+def test_a_row_of_held_out_types_is_compared_by_episode() -> None:
+    dice = {"maml": [0.5, 0.7, 0.9], "finetune, 5 steps": [0.4, 0.6, 0.8]}
+    found = held_out_types.compared({name: {1: np.asarray(of)} for name, of in dice.items()})
+    assert found["finetune, 5 steps"]["1"]["maml_minus"] == pytest.approx({"mean": 0.1, "ci95": 0})
+    table = held_out_types.table(found).splitlines()
+    assert table[0] == "| learner | 1-shot | maml minus it, 1-shot |"
+    assert table[2].endswith("|  |")
+    assert table[3].startswith("| finetune, 5 steps | 60.0 ± ")
+    assert table[3].endswith(" | +10.0 ± 0.0 |")
+
+
+def test_held_out_types_are_of_no_other_side() -> None:
+    config = held_out_types.config_of()
+    assert config.val_classes == ("9", "10", "11", "12")
+    assert config.test_classes == ("13", "14", "15", "16")
