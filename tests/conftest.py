@@ -56,6 +56,14 @@ def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A run of a few steps, for tests that leave it as it is, or copy it."""
+    from .tiny_run import train  # which imports this module
+
+    return train(tmp_path_factory.mktemp("trained"))
+
+
 MAPS = Path("/proc/self/maps")
 
 

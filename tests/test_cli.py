@@ -11,12 +11,13 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
-from medmeta_jax import cli, parsing, registry
+from medmeta_jax import cli, parsing, registry, verbs
 from medmeta_jax.options import DataPrepare
 
 from .conftest import write_cells, write_toy
@@ -143,6 +144,22 @@ def test_train_then_eval(medmeta, archive: Path, tmp_path: Path) -> None:
 
     complete = medmeta("train", "--resume", run)
     assert_refused(complete, 2, "resume", "is complete")
+
+
+def test_compiled_programs_are_kept_where_jax_was_told(monkeypatch, tmp_path: Path) -> None:
+    """Else in the user's cache folder."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    monkeypatch.setenv("MEDMETA_DATA", str(tmp_path))
+    try:
+        verbs.enable_compilation_cache()
+        assert {name: getattr(jax.config, name) for name in names} == before
+        jax.config.update(names[0], None)
+        verbs.enable_compilation_cache()
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "compiled")
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from medmeta_jax import events
 from medmeta_jax.runs import Run
 from medmeta_jax.settings import ConfigError
 
-from .deploy.test_deploy import train
+from .tiny_run import train
 
 
 def written(run: Run) -> Iterator[Event]:

@@ -20,8 +20,8 @@ from medmeta_jax.meta_gradient import step_keys
 from medmeta_jax.settings import ConfigError
 from medmeta_jax.types import Examples
 
-from .deploy.test_deploy import train
 from .test_experiment import CONFIG, write_toy
+from .tiny_run import copied, train
 
 
 @pytest.fixture(autouse=True)
@@ -30,9 +30,9 @@ def strict_promotion() -> None:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> str:
+def run(trained_once: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Four steps of two episodes, whole."""
-    return train(tmp_path_factory.mktemp("replaying"))
+    return copied(trained_once, tmp_path_factory.mktemp("replaying"))
 
 
 @pytest.fixture(scope="module")

@@ -22,16 +22,15 @@ from medmeta_jax import cli, console, registry
 from medmeta_jax.report import _loaded as loaded, _make as report, _page as pages
 from medmeta_jax.runs import Run, RunError
 
-from .deploy.test_deploy import train
+from .tiny_run import copied, train
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+def both(trained_once: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """Two runs on the same episodes; one has learned a policy."""
+    plain, other = (tmp_path_factory.mktemp(name) for name in ("plain", "other"))
     policy: dict[str, Any] = {"policy": ("noise", "brighten"), "baselines": "some"}
-    return tuple(  # type: ignore[return-value]
-        train(tmp_path_factory.mktemp(f"run{i}"), **more) for i, more in enumerate(({}, policy))
-    )
+    return copied(trained_once, plain), train(other, **policy)
 
 
 class Reader(html.parser.HTMLParser):

@@ -13,12 +13,12 @@ from medmeta_jax.data.samples import DataError
 from medmeta_jax.report import _loaded as loaded
 from medmeta_jax.runs import Run, write_csv
 
-from .deploy.test_deploy import train
+from .tiny_run import copied, train
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return train(tmp_path_factory.mktemp("reproducing"))
+def run(trained_once: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return copied(trained_once, tmp_path_factory.mktemp("reproducing"))
 
 
 def reproduced(folder: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:

@@ -28,12 +28,12 @@ from medmeta_jax.report import _loaded as loaded
 from medmeta_jax.runs import RunError
 from medmeta_jax.settings import ConfigError
 
-from ..deploy.test_deploy import CONFIG, train
+from ..tiny_run import CONFIG, copied
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return train(tmp_path_factory.mktemp("compressing"))
+def run(trained_once: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return copied(trained_once, tmp_path_factory.mktemp("compressing"))
 
 
 def compressed(run: str, **options: Any) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medmeta_jax import cli, deploy_verbs, runs, verbs
+from medmeta_jax import cli, deploy_verbs, runs
 from medmeta_jax.data.samples import DataError
 from medmeta_jax.deploy import marking, model as models, task_file
 from medmeta_jax.deploy.artefact import packed
@@ -21,27 +20,12 @@ from medmeta_jax.deploy.predictor import Predictor
 from medmeta_jax.metrics.pooled import softmax
 from medmeta_jax.options import Adapt, Predict
 from medmeta_jax.runs import RunError
-from medmeta_jax.settings import ConfigError, TrainConfig
+from medmeta_jax.settings import ConfigError
 from medmeta_jax.types import Examples
 
-from ..conftest import write_toy
+from ..tiny_run import train
 
-CONFIG = TrainConfig(
-    image_size=8, ways=3, queries=3, algorithm="anil", hyper={"steps": 2}, shots=2,
-    net={"width": 4, "depth": 2}, augment=(), meta_steps=4, meta_batch=2, validate_every=4,
-    dispatch=4, val_episodes=12, test_episodes=4, baselines="none", devices=2,
-)  # fmt: skip
 NAMES = ("bright", "dark", "striped")
-
-
-def train(folder: Path, **changes: Any) -> str:
-    """A run of a few steps; its directory."""
-    data = str(write_toy(folder / "toy.npz"))
-    config = dataclasses.replace(CONFIG, data=data, **changes)
-    with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
-        patch.setenv("MEDMETA_RUNS", str(folder / "runs"))
-        found = verbs.train(config, resume=None, told_to_stop=lambda: False)
-    return str(found["run"])
 
 
 @pytest.fixture(scope="module")
