@@ -188,7 +188,11 @@ def test_killed_and_resumed_is_bit_equal(medmeta, archive: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)], ids=["TERM", "INT"]
+    ("number", "code"),
+    [
+        pytest.param(signal.SIGTERM, 75, id="TERM"),
+        pytest.param(signal.SIGINT, 130, id="INT", marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_saves_and_can_be_resumed(
     medmeta, archive: Path, tmp_path: Path, number: signal.Signals, code: int

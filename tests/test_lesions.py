@@ -132,6 +132,7 @@ def test_a_network_of_whole_images_is_told_which(made: Experiment) -> None:
     assert 0 <= row.scores.headline.mean <= 1
 
 
+@pytest.mark.slow
 def test_methods_that_mark_pixels_and_those_that_do_not(made: Experiment) -> None:
     """On a network with a feature a pixel, those that need a class an image do not fit."""
     budget = Budget(4, 2, 2, 1, False, 4, 4)

@@ -29,7 +29,10 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     )
 
 
-@pytest.mark.parametrize("mix", ["mixup", "cutmix", "metamix"])
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("cutmix", "metamix")]
+
+
+@pytest.mark.parametrize("mix", ["mixup", *OTHERS])
 def test_queries_are_mixed_in_training_alone(config: TrainConfig, mix: str) -> None:
     """Traced; the loss that training lowers is another than the learner's."""
     plain, made = (experiments.build(dataclasses.replace(config, mix=how)) for how in ("none", mix))

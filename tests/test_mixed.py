@@ -39,8 +39,12 @@ def body_only(path: tuple[str, ...]) -> bool:
 
 @pytest.mark.parametrize(
     ("factory", "arguments"),
-    [(maml, {}), (maml, {"moves": body_only}), (anil, {}), (maml, {"loop": "unroll"})],
-    ids=["maml", "body moves", "anil", "unrolled"],
+    [
+        pytest.param(maml, {}, id="maml"),
+        pytest.param(maml, {"moves": body_only}, id="body moves", marks=pytest.mark.slow),
+        pytest.param(anil, {}, id="anil"),
+        pytest.param(maml, {"loop": "unroll"}, id="unrolled", marks=pytest.mark.slow),
+    ],
 )
 def test_learners_get_the_same_meta_gradient(x64: None, factory, arguments) -> None:
     """ANIL's frozen body and a frozen head get theirs through the mixed second derivative."""

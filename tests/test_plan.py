@@ -220,6 +220,7 @@ def test_settings_are_chosen_on_meta_validation_where_the_budget_searches(
         assert settings == {**made.config.hyper, "of": "training"}
 
 
+@pytest.mark.slow
 def test_rows_are_of_every_method_and_seed_that_is_not_done(
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     return experiments.build(dataclasses.replace(CONFIG, data=str(path), augment=()))
 
 
+@pytest.mark.slow
 def test_it_stands_where_the_run_stood(run: str) -> None:
     """The losses of a step's episodes are those whose mean the run wrote down."""
     found = replaying.replay(run, 3)
@@ -109,6 +110,7 @@ def test_the_inner_step_that_loses_it_is_found(made: Experiment) -> None:
         assert episode.support.x.shape[0] > 0
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_says_how_to_look(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

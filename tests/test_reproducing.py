@@ -60,6 +60,7 @@ def test_what_differs_is_said(run: str, monkeypatch: pytest.MonkeyPatch) -> None
     assert lines == [f"jax was 0.1, and is {jax.__version__}"]
 
 
+@pytest.mark.slow
 def test_other_parameters_are_told(run: str, tmp_path: Path) -> None:
     other = train(tmp_path, seed=1)
     lines = list(reproducing.of_params(loaded.read(run), loaded.read(other)))

@@ -112,6 +112,7 @@ def test_without_groups_there_are_no_subjects(made: Experiment, first: baselines
     assert baselines.over_subjects(first.scores, one) is None
 
 
+@pytest.mark.slow
 def test_overlays_show_what_was_predicted(
     made: Experiment, first: baselines.Row, tmp_path: Path
 ) -> None:

@@ -318,7 +318,7 @@ def emitters_of_users(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "compiler_options", as_users_compile)
 
 
-@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_a_streamed_run_is_bit_equal(folders, devices: int, emitters_of_users: None) -> None:
     """With dispatches that end at validations too, and taken up again half-way."""
     runs = []

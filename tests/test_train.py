@@ -67,7 +67,7 @@ def finish(step: train.Step, progress: train.Progress, steps: int, **options) ->
     return last
 
 
-@pytest.mark.parametrize("chunk", [1, 2])
+@pytest.mark.parametrize("chunk", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_gradient_is_the_mean_over_episodes(learner: MetaLearner, chunk: int) -> None:
     keys = jax.random.split(jax.random.key(3), 2)
     params = learner.init(jax.random.key(0), EXAMPLE)

@@ -112,6 +112,7 @@ def test_implicit_gradient_equals_that_of_many_unrolled_steps(x64: None) -> None
     )
 
 
+@pytest.mark.slow
 def test_implicit_gradient_of_a_network(episode) -> None:
     """(I + H/λ)⁻¹ ∇L_Q with the whole Hessian, at the parameters that the steps reached."""
     strength = 30.0
@@ -276,6 +277,7 @@ def test_maml_plus_plus_before_anything_is_learned_is_maml(episode) -> None:
     close(logits(learner, params, episode), logits(plain, theta, episode))
 
 
+@pytest.mark.slow
 def test_maml_plus_plus_weighs_the_loss_after_each_step(episode) -> None:
     """At the start all alike; first order holds the inner gradient, and nothing else."""
     learner = maml_plus_plus(tiny_backbone(), outputs=WAYS, steps=3, inner_lr=0.2, first_order=5)

@@ -129,6 +129,7 @@ def test_few_marked_pixels_are_all_drawn_and_weigh_what_they_are() -> None:
     np.testing.assert_allclose(weights.sum(), 1, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_where_all_pixels_are_seen_the_key_changes_nothing() -> None:
     episode = make_mask_episode(shots=3)
     count = episode.support.y.size

@@ -47,6 +47,7 @@ def small(run: str) -> dict[str, Any]:
     return compressed(run, share=0.6, by="magnitude", steps=2)
 
 
+@pytest.mark.slow
 def test_it_is_a_run_as_any_of_fewer_channels(run: str, small: dict[str, Any]) -> None:
     model = models.load(runs.existing(small["run"]), 0)
     whole, widths = small["compression"]["widths"]
@@ -62,6 +63,7 @@ def test_it_is_a_run_as_any_of_fewer_channels(run: str, small: dict[str, Any]) -
     assert after <= 0.6 * before
 
 
+@pytest.mark.slow
 def test_it_starts_from_the_channels_that_stay(run: str, small: dict[str, Any]) -> None:
     """Of a kernel of the first layer each channel is one of the whole network's."""
     name = "body/ConvNormPool_0/conv/kernel"
@@ -75,6 +77,7 @@ def test_it_starts_from_the_channels_that_stay(run: str, small: dict[str, Any]) 
     assert all(kept)
 
 
+@pytest.mark.slow
 def test_what_it_costs_is_of_the_same_episodes(run: str, small: dict[str, Any]) -> None:
     before, after = loaded.read(run), loaded.read(small["run"])
     assert after.first["episodes_hash"] == before.first["episodes_hash"]
@@ -86,6 +89,7 @@ def test_what_it_costs_is_of_the_same_episodes(run: str, small: dict[str, Any]) 
     assert about["not_inferior"] == (lower > -0.01)
 
 
+@pytest.mark.slow
 def test_it_is_judged_again_without_its_teacher(small: dict[str, Any], tmp_path: Path) -> None:
     folder = shutil.copytree(small["run"], tmp_path / "run")
     config = (folder / "config.yaml").read_text()

@@ -130,6 +130,7 @@ def test_the_gradient_of_a_gate_equals_differences(x64: None, learner: MetaLearn
             np.testing.assert_allclose(slopes[i][c], difference, rtol=1e-4, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_a_high_price_closes_gates(learner: MetaLearner) -> None:
     """Trained for a few steps: fewer are open than with no price."""
     episode = make_episode()

@@ -20,9 +20,12 @@ from medmeta_jax.data.sources import LAST, catalogue, find, load, sources
 from medmeta_jax.data.splits import SIDES, make_split
 
 SOURCES = sources()
+# The phantom's program compiles for seconds, anew for every size.
+LONG = ("phantom",)
+PARAMS = [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in SOURCES]
 
 
-@pytest.fixture(scope="module", params=SOURCES)
+@pytest.fixture(scope="module", params=PARAMS)
 def name(request: pytest.FixtureRequest, data_cache: Path) -> str:
     return request.param
 

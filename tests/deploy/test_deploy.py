@@ -227,6 +227,7 @@ def test_a_task_of_an_older_version_is_refused(task: Path, tmp_path: Path) -> No
         task_file.read(tmp_path / "old.task")
 
 
+@pytest.mark.slow
 def test_a_task_of_another_run_is_refused(task: Path, tmp_path: Path) -> None:
     arrays, about = task_file.read(task)
     other = train(tmp_path, net={"width": 3, "depth": 2})
@@ -235,6 +236,7 @@ def test_a_task_of_another_run_is_refused(task: Path, tmp_path: Path) -> None:
         task_file.task_of(model, arrays, about, task)
 
 
+@pytest.mark.slow
 def test_a_head_from_the_support_takes_any_number_of_classes(tmp_path: Path) -> None:
     run = train(tmp_path, algorithm="protonet", hyper={})
     for i in range(5):

@@ -85,6 +85,7 @@ def wide_picture(where: Path, seed: int = 0) -> np.ndarray:
     return image
 
 
+@pytest.mark.slow
 def test_pictures_get_masks_of_their_own_size(task: Path, tmp_path: Path) -> None:
     """What the learner says at the network's size, brought back."""
     image = wide_picture(tmp_path / "new" / "deep" / "a.png")
@@ -172,6 +173,7 @@ def test_voxels_that_are_not_cubes_are_marked_where_they_are(tmp_path: Path) -> 
         assert made.mm3 == 8 * 6 * 2 * 4
 
 
+@pytest.mark.slow
 def test_volumes_by_the_command_line(task: Path, tmp_path: Path) -> None:
     """A folder of volumes and one of them alone, whose masks are left out; a 3-D run is another."""
     for name in ("p1_T1w", "p1_T1w_lesion", "p2_T1w"):
@@ -189,6 +191,7 @@ def test_volumes_by_the_command_line(task: Path, tmp_path: Path) -> None:
     assert alone.read_bytes() == (out / "p2_T1w_mask.nii.gz").read_bytes()
 
 
+@pytest.mark.slow
 def test_names_that_differ_by_their_ends_alone_stay_apart(task: Path, tmp_path: Path) -> None:
     for name in ("a.png", "a.bmp"):
         wide_picture(tmp_path / "new" / name)
@@ -197,6 +200,7 @@ def test_names_that_differ_by_their_ends_alone_stay_apart(task: Path, tmp_path: 
     assert (tmp_path / "out" / "a.bmp_mask.png").exists()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_marked_is_refused(run: str, task: Path, tmp_path: Path) -> None:
     support = write_support(tmp_path / "s")
     with pytest.raises(DataError, match="no image shows a structure 'x'; there are any, 9, 200"):
@@ -223,6 +227,7 @@ def model_of(name: str, **hyper: int) -> Model:
     return Model(config, learner, backbone, params, scaling, 2, 2, None, tasks, MASKS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "hyper"), [("pixel_logistic", {}), ("crossblock", {"width": 4, "depth": 2})]
 )
@@ -246,6 +251,7 @@ def test_an_artefact_marks_the_same(name: str, hyper: dict[str, int]) -> None:
         run.adapt(images, np.zeros(3))
 
 
+@pytest.mark.slow
 def test_a_task_of_masks_is_exported_whole(task: Path, tmp_path: Path) -> None:
     deploy_verbs.export(Export(str(task), str(tmp_path / "a.medmeta")))
     images = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 1)).astype(np.uint8)
