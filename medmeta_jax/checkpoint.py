@@ -1,10 +1,14 @@
 """Checkpoints through orbax: saved whole or not at all, checked before they are loaded.
 
-The only module that imports orbax, whose version 1 interface is still moving.
+The only module that imports orbax, whose version 1 interface is still moving. An array takes it a
+millisecond or more to write, however small, and tensorstore below it keeps some 250 bytes of each
+for good (0.1.86: `KvStore.Spec.to_json`), so the many of a tree are written as one of each dtype.
 """
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ from orbax.checkpoint import v1 as ocp
 
 from medmeta_jax.types import PyTree
 
+INDEX = "index"  # no path of a tree is called so
 KEPT = 2  # the latest and the one before it, should the latest be damaged
 
 
@@ -52,6 +57,39 @@ def from_raw(raw: dict[str, Any], like: PyTree) -> PyTree:
     return jax.tree_util.tree_map_with_path(leaf, like)
 
 
+def packed(raw: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A flat mapping as one array [n] of each dtype, and an index of what they hold.
+
+    >>> sorted(packed({".a": np.zeros((2, 3)), ".b": np.ones(4), ".n": np.int32(7)}))
+    ['float64', 'index', 'int32']
+    """
+    by_dtype: dict[str, list[np.ndarray]] = {}
+    for array in raw.values():
+        by_dtype.setdefault(array.dtype.name, []).append(array.ravel())
+    index = [[name, array.dtype.name, array.shape] for name, array in raw.items()]
+    return {
+        INDEX: np.frombuffer(json.dumps(index).encode(), np.uint8),
+        **{name: np.concatenate(parts) for name, parts in by_dtype.items()},
+    }
+
+
+def unpacked(saved: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What `packed` was given (ValueError or KeyError where it is damaged); older checkpoints,
+    which have an array a path, as they are.
+
+    >>> unpacked(packed({".a": np.arange(6).reshape(2, 3)}))[".a"].tolist()
+    [[0, 1, 2], [3, 4, 5]]
+    """
+    if INDEX not in saved:
+        return saved
+    found, taken = {}, dict.fromkeys(saved, 0)
+    for name, dtype, shape in json.loads(saved[INDEX].tobytes()):
+        first, size = taken[dtype], math.prod(shape)
+        found[name] = saved[dtype][first : first + size].reshape(shape)
+        taken[dtype] = first + size
+    return found
+
+
 class Checkpoints:
     """The checkpoints of one run, by step, in a folder.
 
@@ -73,7 +111,7 @@ class Checkpoints:
         if step in self.steps():
             return
         try:
-            self._orbax.save(step, to_raw(tree), force=True)
+            self._orbax.save(step, packed(to_raw(tree)), force=True)
         except (OSError, ValueError, RuntimeError) as error:  # tensorstore's are ValueErrors
             reason = str(error).splitlines()[0][:200]
             raise SaveError(
@@ -94,7 +132,7 @@ class Checkpoints:
             raise CheckpointError(f"{self.folder}: no checkpoint{which}; {there}")
         chosen = steps[-1] if step is None else step
         try:
-            return chosen, self._orbax.load(chosen)
+            return chosen, unpacked(self._orbax.load(chosen))
         except (OSError, ValueError, KeyError, TypeError) as error:
             earlier = [s for s in steps if s < chosen]
             raise CheckpointError(

@@ -16,7 +16,14 @@ import pytest
 
 from medmeta_jax import train
 from medmeta_jax.algorithms.maml import maml
-from medmeta_jax.checkpoint import CheckpointError, Checkpoints, SaveError
+from medmeta_jax.checkpoint import (
+    CheckpointError,
+    Checkpoints,
+    SaveError,
+    packed,
+    to_raw,
+    unpacked,
+)
 from medmeta_jax.evaluation import FixedEpisodes, episode_keys, evaluate
 from medmeta_jax.losses import accuracy
 from medmeta_jax.meta_gradient import make_episode_loss, of_the_mean
@@ -236,6 +243,46 @@ def test_checkpoints_are_checked(progress: train.Progress, tmp_path: Path) -> No
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(CheckpointError, match=r"c/3: damaged .*go on from step 2"):
         Checkpoints(folder).restore(progress)
+
+
+def test_many_arrays_are_kept_as_few() -> None:
+    """Of every dtype and shape, in whatever order."""
+    raw = {
+        ".a": np.arange(6.0, dtype=np.float32).reshape(2, 3), ".n": np.asarray(-3, np.int32),
+        ".key": np.asarray([7, 2**32 - 1], np.uint32), ".b": np.full((1, 1, 2), np.nan, np.float32),
+        ".none": np.zeros((0, 4), np.float32), ".yes": np.asarray(True),
+        ".half": np.asarray(jnp.ones(3, jnp.bfloat16)),
+    }  # fmt: skip
+    saved = packed(raw)
+    assert sorted(saved) == ["bfloat16", "bool", "float32", "index", "int32", "uint32"]
+    assert saved["float32"].shape == (8,)
+    again = unpacked(saved)
+    assert list(again) == list(raw)
+    for name, array in raw.items():
+        assert again[name].dtype == array.dtype
+        np.testing.assert_array_equal(again[name], array)
+
+
+def test_a_checkpoint_with_an_array_a_path_is_read_too(
+    progress: train.Progress, tmp_path: Path
+) -> None:
+    """As they were written before."""
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints._orbax.save(1, to_raw(progress))
+    at, found = checkpoints.restore(progress)
+    assert at == 1
+    for one, other in zip(to_raw(found).values(), to_raw(progress).values(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_an_index_that_does_not_fit_is_damage(progress: train.Progress, tmp_path: Path) -> None:
+    saved = packed(to_raw(progress))
+    checkpoints = Checkpoints(tmp_path)
+    for step, text in ((1, "{"), (2, '[[".a", "float8", [1]]]'), (3, '[[".a", "int32", [99]]]')):
+        index = np.frombuffer(text.encode(), np.uint8)
+        checkpoints._orbax.save(step, {**saved, "index": index})
+        with pytest.raises(CheckpointError, match=f"{step}: damaged"):
+            checkpoints.restore(progress)
 
 
 def test_a_nan_stops_the_run(learner: MetaLearner, progress: train.Progress) -> None:
