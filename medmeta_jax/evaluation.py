@@ -89,7 +89,7 @@ def each(function: Callable[..., Any], of_episode: Any) -> Any:
     return jax.lax.map(function, of_episode, batch_size=chunk if chunk > 1 else None)
 
 
-def spread(run: Callable[..., Any], mesh: Mesh | None, by_task: tuple[bool, ...]) -> Any:
+def jitted(run: Callable[..., Any], mesh: Mesh | None, by_task: tuple[bool, ...]) -> Any:
     """A function compiled, over the devices of a mesh if given; `by_task` says which of its
     arguments have an entry an episode, as what it returns."""
     if mesh is None:
@@ -108,7 +108,7 @@ def compiled_draw(sampler: Any, mesh: Mesh | None) -> Any:
         drawn: Episode = each(lambda key: sampler(sample_key(key), pool), keys)
         return drawn
 
-    return spread(run, mesh, (False, True))
+    return jitted(run, mesh, (False, True))
 
 
 @functools.lru_cache(maxsize=64)
@@ -129,7 +129,7 @@ def compiled(family: Family, mesh: Mesh | None) -> Any:
 
         return each(one, (drawn, keys))
 
-    return spread(run, mesh, (False, True, True, False, False))
+    return jitted(run, mesh, (False, True, True, False, False))
 
 
 def predict_episodes(
