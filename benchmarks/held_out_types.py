@@ -13,15 +13,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks import report
 from benchmarks.machine import say
-from medmeta_jax import config as configs, console, plan as plans, protocol, runs, verbs
+from medmeta_jax import config as configs, console, plan as plans, protocol, verbs
 from medmeta_jax.metrics.intervals import over_episodes, paired_difference
 from medmeta_jax.settings import TrainConfig
 
@@ -48,18 +46,16 @@ def config_of() -> TrainConfig:
 def scored(plan: plans.Plan) -> dict[str, dict[int, np.ndarray]]:
     """Dice [E] of each row by number of shots, an episode's the mean over training seeds."""
     trainer, found = protocol.Trainer(plan), {}
-    own = plan._replace(budget=dataclasses.replace(plan.budget, searches=False))
     for seed in range(plan.budget.seeds):
         say(f"seed {seed}")
         made = trainer.made("maml", seed)
-        rows = [("maml", "maml", own, trainer.fit(made, plan.budget.meta_steps), STEPS)]
+        rows = [("maml", "maml", trainer.fit(made, plan.budget.meta_steps), STEPS)]
         for method in ("finetune", plans.SCRATCH):
             trained = trainer.train(method, seed)
-            rows += [(f"{method}, {n} steps", method, plan, trained, n)
-                     for n in (STEPS, MORE * STEPS)]  # fmt: skip
-        for name, method, how, trained, steps in rows:
+            rows += [(f"{method}, {n} steps", method, trained, n) for n in (STEPS, MORE * STEPS)]
+        for name, method, trained, steps in rows:
             for shots in plan.shots:
-                scores = protocol.judge(how, method, trained, shots, counts=(steps,))[0]
+                scores = protocol.judge(plan, method, trained, shots, counts=(steps,))[0]
                 found.setdefault(name, {}).setdefault(shots, []).append(scores.main)
                 say(f"{name}, {shots} shots: {100 * scores.headline.mean:.1f}")
     return {
@@ -103,8 +99,7 @@ def main() -> None:
     parser.add_argument("--meta-steps", type=int, default=BUDGET.meta_steps)
     parser.add_argument("--seeds", type=int, default=BUDGET.seeds, help="of training")
     parser.add_argument("--shots", type=int, nargs="+", default=(1, 3, 5))
-    parser.add_argument("--out", type=Path, help="a file for the table too")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    report.add_file(parser)
     given = parser.parse_args()
     verbs.enable_compilation_cache()
     verbs.use_devices(TrainConfig())
@@ -112,10 +107,7 @@ def main() -> None:
     plan = plans.make_plan(config_of(), budget, tuple(given.shots))
     rows = compared(scored(plan))
     found = {"rows": rows, **report.episodes_of(protocol.facts(plan))}
-    text = f"{table(rows)}\n\n{report.which(found)}"
-    if given.out is not None:
-        runs.write_whole(given.out, text + "\n")
-    print(json.dumps(found) if given.json else text)
+    report.leave(given, found, table(rows))
 
 
 if __name__ == "__main__":

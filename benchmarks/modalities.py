@@ -21,9 +21,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -31,7 +29,7 @@ import numpy as np
 
 from benchmarks import report
 from benchmarks.machine import say
-from medmeta_jax import config as configs, console, plan as plans, protocol, runs, verbs
+from medmeta_jax import config as configs, console, plan as plans, protocol, verbs
 from medmeta_jax.data.pool import Pool
 from medmeta_jax.evaluation import Scores
 from medmeta_jax.experiment import TEST_SEED, VAL_SEED
@@ -200,8 +198,7 @@ def main() -> None:
     parser.add_argument("--meta-steps", type=int, default=BUDGET.meta_steps)
     parser.add_argument("--seeds", type=int, default=BUDGET.seeds, help="of training, in subsets")
     parser.add_argument("--shots", type=int, nargs="+", help="default: 5, or 1 5 10")
-    parser.add_argument("--out", type=Path, help="a file for the table too")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    report.add_file(parser)
     given = parser.parse_args()
     verbs.enable_compilation_cache()
     verbs.use_devices(TrainConfig())
@@ -214,10 +211,7 @@ def main() -> None:
         shots = tuple(given.shots or (1, 5, 10))
         found = held_out(given.modality, given.method or "maml", budget, shots)
         text = held_out_table(found["rows"])
-    text += f"\n\n{report.which(found)}"
-    if given.out is not None:
-        runs.write_whole(given.out, text + "\n")
-    print(json.dumps(found) if given.json else text)
+    report.leave(given, found, text)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from medmeta_jax import runs
+
 OURS = "medmeta_jax"
 BLUE, GREY = "#0072b2", "#999999"  # told apart without colour vision, and in grey
 
@@ -94,6 +96,20 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 def show(given: argparse.Namespace, found: dict[str, Any], table: str) -> None:
     """Print the measurements as asked for."""
     print(json.dumps(found) if given.json else table)
+
+
+def add_file(parser: argparse.ArgumentParser) -> None:
+    """The options of a benchmark that is one table of scores."""
+    parser.add_argument("--out", type=Path, help="a file for the table too")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+
+def leave(given: argparse.Namespace, found: dict[str, Any], table: str) -> None:
+    """Write the table, with the episodes that it is of, where asked, and print as asked for."""
+    text = f"{table}\n\n{which(found)}"
+    if given.out is not None:
+        runs.write_whole(given.out, text + "\n")
+    show(given, found, text)
 
 
 def save(

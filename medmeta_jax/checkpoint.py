@@ -1,8 +1,8 @@
 """Checkpoints through orbax: saved whole or not at all, checked before they are loaded.
 
-The only module that imports orbax, whose version 1 interface is still moving. An array takes it a
-millisecond or more to write, however small, and tensorstore below it keeps some 250 bytes of each
-for good (0.1.86: `KvStore.Spec.to_json`), so the many of a tree are written as one of each dtype.
+The only module that imports orbax, whose version 1 interface is still moving. Small arrays take it
+as long to write as large ones, and tensorstore below it keeps some bytes of each for good (0.1.86:
+`KvStore.Spec.to_json`), so the many of a tree are written as one of each dtype.
 """
 
 from __future__ import annotations

@@ -182,7 +182,7 @@ def judge(
     if method not in AT_META_TEST or not plan.budget.searches:
         scores = evaluate(learner, trained.params, test, steps=hyper.get("steps"))
         return scores, {**hyper, **trained.settings}
-    rates, own_counts = AT_META_TEST[method]
+    rates, usual = AT_META_TEST[method]
     made = trained.experiment
     family = family_of(
         made.config.algorithm,
@@ -193,8 +193,8 @@ def judge(
         made.kind,
     )
     val = judged_at(plan, "val", shots)
-    counts = counts or own_counts
-    scores, chosen = baselines.searched(family, trained.params, val, test, rates, counts)
+    tried = counts or usual
+    scores, chosen = baselines.searched(family, trained.params, val, test, rates, tried)
     return scores, {**hyper, **chosen}
 
 

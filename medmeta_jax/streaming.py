@@ -31,7 +31,7 @@ from medmeta_jax.data.episodes import EpisodeSpec, Indices, sample, sample_indic
 from medmeta_jax.data.pool import Drawn, Pool
 from medmeta_jax.data.splits import Split
 from medmeta_jax.data.stored import StoredImages
-from medmeta_jax.evaluation import FixedEpisodes, episode_keys, sample_key
+from medmeta_jax.evaluation import FixedEpisodes, each, episode_keys, sample_key
 from medmeta_jax.feed import Span
 from medmeta_jax.meta_gradient import step_keys
 from medmeta_jax.types import Array, Episode
@@ -46,8 +46,8 @@ def draw(keys: Array, pool: Pool, spec: EpisodeSpec) -> Drawn:
         own = sample_key(key)
         return Drawn(jax.random.key_data(own), sample_indices(own, pool, spec))
 
-    batch = parallel.default_chunk(keys.shape[0])
-    return jax.lax.map(one, keys, batch_size=batch if batch > 1 else None)
+    drawn: Drawn = each(one, keys)
+    return drawn
 
 
 def images_of(indices: Indices) -> np.ndarray:

@@ -50,11 +50,14 @@ def test_side_by_side_is_the_same(monkeypatch) -> None:
     learner = maml(tiny_backbone(), outputs=WAYS, steps=2)
     params = learner.init(jax.random.key(0), EXAMPLE)
     fixed = FixedEpisodes(sampler, POOL, episode_keys(3, 4))
+    programs = (evaluation.compiled_draw, evaluation.compiled)
     after_one_another = predict_episodes(learner, params, fixed, steps=2)
-    evaluation.compiled.cache_clear()
+    for program in programs:
+        program.cache_clear()
     monkeypatch.setattr(evaluation.parallel, "default_chunk", lambda count: count)
     together = predict_episodes(learner, params, fixed, steps=2)
-    evaluation.compiled.cache_clear()
+    for program in programs:
+        program.cache_clear()
     for a, b in zip(after_one_another, together, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
