@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from medmeta_jax import evaluation
@@ -43,6 +45,24 @@ def test_predictions_equal_a_plain_loop() -> None:
             np.testing.assert_allclose(found.logits[i], logits, rtol=1e-3, atol=1e-4)
             np.testing.assert_array_equal(found.y[i], episode.query.y)
             np.testing.assert_array_equal(found.classes[i], episode.classes)
+
+
+def test_the_learner_gets_the_part_of_a_key_that_the_sampler_does_not() -> None:
+    """By a learner whose predictions are the key that it adapted with."""
+
+    def adapt(params: Any, support: Any, key: Any, steps: Any = None) -> Any:
+        return jax.random.uniform(key)
+
+    def predict(adapted: Any, x: Any, mask: Any) -> Any:
+        return jnp.full((len(mask), WAYS), adapted)
+
+    learner = maml(tiny_backbone(), outputs=WAYS)._replace(adapt=adapt, predict=predict)
+    fixed = FixedEpisodes(sampler, POOL, episode_keys(3, 4))
+    found = predict_episodes(learner, {}, fixed)
+    for logits, key in zip(found.logits, fixed.keys, strict=True):
+        of_sampler, of_learner = jax.random.split(key)
+        assert of_sampler == sample_key(key)
+        np.testing.assert_array_equal(logits, jax.random.uniform(of_learner))
 
 
 def test_side_by_side_is_the_same(monkeypatch) -> None:

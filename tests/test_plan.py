@@ -215,6 +215,8 @@ def test_settings_are_chosen_on_meta_validation_where_the_budget_searches(
     if searches:
         assert asked == [("params", *pools, (0.001, 0.01, 0.1), (5, 10))]
         assert settings == {**made.config.hyper, "inner_lr": 7.0}
+        protocol.judge(plan, "pmf", trained, 3, counts=(5,))
+        assert asked[1:] == [("params", *pools, (0.001, 0.01, 0.1), (5,))]
     else:
         assert asked == []
         assert settings == {**made.config.hyper, "of": "training"}

@@ -251,11 +251,12 @@ def test_many_arrays_are_kept_as_few() -> None:
         ".a": np.arange(6.0, dtype=np.float32).reshape(2, 3), ".n": np.asarray(-3, np.int32),
         ".key": np.asarray([7, 2**32 - 1], np.uint32), ".b": np.full((1, 1, 2), np.nan, np.float32),
         ".none": np.zeros((0, 4), np.float32), ".yes": np.asarray(True),
+        ".last": np.asarray([9.0], np.float32),
         ".half": np.asarray(jnp.ones(3, jnp.bfloat16)),
     }  # fmt: skip
     saved = packed(raw)
     assert sorted(saved) == ["bfloat16", "bool", "float32", "index", "int32", "uint32"]
-    assert saved["float32"].shape == (8,)
+    assert saved["float32"].shape == (9,)
     again = unpacked(saved)
     assert list(again) == list(raw)
     for name, array in raw.items():
