@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from typing import Any
 
 import numpy as np
 
 from benchmarks import report
 from benchmarks.machine import say
-from medmeta_jax import config as configs, console, plan as plans, protocol, verbs
-from medmeta_jax.metrics.intervals import over_episodes, paired_difference
+from medmeta_jax import config as configs, plan as plans, protocol, verbs
 from medmeta_jax.settings import TrainConfig
 
 TYPES, HELD_OUT = 16, 4
@@ -64,33 +62,6 @@ def scored(plan: plans.Plan) -> dict[str, dict[int, np.ndarray]]:
     }
 
 
-def compared(scores: dict[str, dict[int, np.ndarray]]) -> dict[str, Any]:
-    """Dice of every row, and what MAML is above it by, by number of shots."""
-    first = next(iter(scores.values()))
-    return {
-        name: {
-            str(shots): {
-                "dice": over_episodes(values)._asdict(),
-                "maml_minus": paired_difference(first[shots], values)._asdict(),
-            }
-            for shots, values in of.items()
-        }
-        for name, of in scores.items()
-    }
-
-
-def table(rows: dict[str, Any]) -> str:
-    """A row a learner: Dice by number of shots, then the differences."""
-    counts = list(next(iter(rows.values())))
-    heads = [f"{count}-shot" for count in counts] + [f"maml minus it, {n}-shot" for n in counts]
-    lines = [f"| learner | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}"]
-    for place, (name, of) in enumerate(rows.items()):
-        cells = [console.percent(of[count]["dice"]) for count in counts]
-        cells += [console.percent(of[n]["maml_minus"], sign=True) if place else "" for n in counts]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Parse, train, judge, print."""
     parser = argparse.ArgumentParser(
@@ -105,9 +76,9 @@ def main() -> None:
     verbs.use_devices(TrainConfig())
     budget = dataclasses.replace(BUDGET, meta_steps=given.meta_steps, seeds=given.seeds)
     plan = plans.make_plan(config_of(), budget, tuple(given.shots))
-    rows = compared(scored(plan))
+    rows = report.compared(scored(plan))
     found = {"rows": rows, **report.episodes_of(protocol.facts(plan))}
-    report.leave(given, found, table(rows))
+    report.leave(given, found, report.by_shots(rows))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,6 @@ from benchmarks import report
 from benchmarks.machine import say
 from medmeta_jax import config as configs, console, plan as plans, protocol, verbs
 from medmeta_jax.data.pool import Pool
-from medmeta_jax.evaluation import Scores
 from medmeta_jax.experiment import TEST_SEED, VAL_SEED
 from medmeta_jax.feed import Resident
 from medmeta_jax.metrics.intervals import over_episodes, paired_difference
@@ -131,7 +130,7 @@ def held_out(
     """Dice where only a modality that was not trained on is there, by number of shots."""
     every = (*TRAINED, modality)
     new = len(TRAINED)
-    scores: dict[str, dict[int, Scores]] = {}
+    scores: dict[str, dict[int, np.ndarray]] = {}
     for stems in ("own", "shared"):
         augment = (*configs.load("segmentation", None).augment, "drop_modalities")
         plan = plans.make_plan(config_of(every, augment, stems=stems), budget, shots)
@@ -146,13 +145,9 @@ def held_out(
             trained = protocol.Trainer(plan).train(name, 0)
             for count in shots:
                 found = protocol.judge(plan, name, trained, count)[0]
-                scores.setdefault(label, {})[count] = found
+                scores.setdefault(label, {})[count] = found.main
                 say(f"{label}, {count} shots: {100 * found.headline.mean:.1f}")
-    rows = {
-        label: {str(count): over_episodes(one.main)._asdict() for count, one in of.items()}
-        for label, of in scores.items()
-    }
-    return {"rows": rows, **report.episodes_of(protocol.facts(plan))}
+    return {"rows": report.compared(scores), **report.episodes_of(protocol.facts(plan))}
 
 
 def subsets_table(found: dict[str, Any]) -> str:
@@ -175,16 +170,6 @@ def least_by_seed(rows: Sequence[Mapping[str, Any]], name: str) -> str:
     """The lowest of the rows with each training seed, per cent."""
     worst = 100 * np.min([row["by_seed"][name] for row in rows], 0)
     return ", ".join(f"{one:.1f}" for one in worst)
-
-
-def held_out_table(found: dict[str, Any]) -> str:
-    """A row a network, a column a number of shots."""
-    counts = list(next(iter(found.values())))
-    heads = [f"{count} shot{'s' if count != '1' else ''}" for count in counts]
-    lines = [f"| learner | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}"]
-    for label, of in found.items():
-        lines.append(f"| {label} | {' | '.join(console.percent(of[count]) for count in counts)} |")
-    return "\n".join(lines)
 
 
 def main() -> None:
@@ -210,7 +195,7 @@ def main() -> None:
     else:
         shots = tuple(given.shots or (1, 5, 10))
         found = held_out(given.modality, given.method or "maml", budget, shots)
-        text = held_out_table(found["rows"])
+        text = report.by_shots(found["rows"])
     report.leave(given, found, text)
 
 

@@ -8,7 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from medmeta_jax import runs
+import numpy as np
+
+from medmeta_jax import console, runs
+from medmeta_jax.metrics.intervals import over_episodes, paired_difference
 
 OURS = "medmeta_jax"
 BLUE, GREY = "#0072b2", "#999999"  # told apart without colour vision, and in grey
@@ -85,6 +88,37 @@ def episodes_of(facts: Mapping[str, Any]) -> dict[str, Any]:
 def which(found: Mapping[str, Any]) -> str:
     """A line that says which episodes scores are of."""
     return f"{found['episodes']} meta-test episodes {found['episodes_hash']}."
+
+
+def compared(scores: Mapping[str, Mapping[int, np.ndarray]]) -> dict[str, Any]:
+    """The scores [E] of every row, and what the first is above it by, by number of shots."""
+    first = next(iter(scores.values()))
+    return {
+        name: {
+            str(shots): {
+                "score": over_episodes(values)._asdict(),
+                "first_minus": paired_difference(first[shots], values)._asdict(),
+            }
+            for shots, values in of.items()
+        }
+        for name, of in scores.items()
+    }
+
+
+def by_shots(rows: Mapping[str, Any]) -> str:
+    """A row a learner: scores by number of shots, then what the first is above it by."""
+    first, of_first = next(iter(rows.items()))
+    counts = list(of_first)
+    heads = [f"{n}-shot" for n in counts] + [f"{first} minus it, {n}-shot" for n in counts]
+    lines = [f"| learner | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}"]
+    for name, of in rows.items():
+        cells = [console.percent(of[n]["score"]) for n in counts]
+        cells += [
+            "" if name == first else console.percent(of[n]["first_minus"], sign=True)
+            for n in counts
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:

@@ -249,16 +249,13 @@ def test_tables_of_modalities_by_hand() -> None:
         "The worst subset has 50.0, 60.0 with dropout and 25.0, 35.0 without, by training seed; "
         "all there have 80.0, 60.0 and 72.0, 70.0."
     )
-    table = modalities.held_out_table({"maml": {"1": of(0.5), "10": of(0.8)}})
-    assert table.splitlines()[0] == "| learner | 1 shot | 10 shots |"
-    assert table.splitlines()[2] == "| maml | 50.0 ± 1.0 | 80.0 ± 1.0 |"
 
 
-def test_a_row_of_held_out_types_is_compared_by_episode() -> None:
+def test_rows_are_compared_with_the_first_by_episode() -> None:
     dice = {"maml": [0.5, 0.7, 0.9], "finetune, 5 steps": [0.4, 0.6, 0.8]}
-    found = held_out_types.compared({name: {1: np.asarray(of)} for name, of in dice.items()})
-    assert found["finetune, 5 steps"]["1"]["maml_minus"] == pytest.approx({"mean": 0.1, "ci95": 0})
-    table = held_out_types.table(found).splitlines()
+    found = report.compared({name: {1: np.asarray(of)} for name, of in dice.items()})
+    assert found["finetune, 5 steps"]["1"]["first_minus"] == pytest.approx({"mean": 0.1, "ci95": 0})
+    table = report.by_shots(found).splitlines()
     assert table[0] == "| learner | 1-shot | maml minus it, 1-shot |"
     assert table[2].endswith("|  |")
     assert table[3].startswith("| finetune, 5 steps | 60.0 ± ")
