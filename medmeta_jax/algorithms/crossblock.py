@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from medmeta_jax.losses import dice_and_cross_entropy, query_loss
 from medmeta_jax.ops.conv import conv
+from medmeta_jax.ops.draws import normal
 from medmeta_jax.ops.pool import doubled, max_pool
 from medmeta_jax.types import Array, Backbone, Examples, Loss, MetaLearner, Params, PyTree, checked
 
@@ -35,7 +36,7 @@ def init_conv(key: Array, axes: int, inputs: int, outputs: int) -> Params:
     """Kernel [3, ..., inputs, outputs], of variance 2 / (taps * inputs), and bias."""
     shape = (*(3,) * axes, inputs, outputs)
     scale = (2.0 / (3**axes * inputs)) ** 0.5
-    return {"kernel": scale * jax.random.normal(key, shape), "bias": jnp.zeros((outputs,))}
+    return {"kernel": scale * normal(key, shape), "bias": jnp.zeros((outputs,))}
 
 
 def convolved(params: Params, x: Array) -> Array:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 
+from medmeta_jax.ops.draws import normal
 from medmeta_jax.types import (
     Array,
     Episode,
@@ -61,7 +62,7 @@ def spatial_axes(image: Array) -> tuple[int, ...]:
 
 def smooth_field(key: Array, knots: tuple[int, ...], size: tuple[int, int]) -> Array:
     """Normal values at knots [..., a, b], and a smooth surface through them: [..., *size]."""
-    values = jax.random.normal(key, knots)
+    values = normal(key, knots)
     return jax.image.resize(values, (*knots[:-2], *size), "cubic")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 
 from medmeta_jax.augment._ops import Op, require_magnitude
+from medmeta_jax.ops.draws import normal
 from medmeta_jax.types import Array
 
 
@@ -16,6 +17,6 @@ def noise(*, magnitude: float = 0.1) -> Op:
     def change(key: Array, image: Array) -> Array:
         spread_key, noise_key = jax.random.split(key)
         spread = magnitude * jax.random.uniform(spread_key, (), image.dtype)
-        return image + spread * jax.random.normal(noise_key, image.shape, image.dtype)
+        return image + spread * normal(noise_key, image.shape, image.dtype)
 
     return Op(intensity=change)

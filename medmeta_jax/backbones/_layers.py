@@ -11,6 +11,7 @@ import flax.linen as nn
 from medmeta_jax.adapters import STATS
 from medmeta_jax.ops import cells, norm as norms
 from medmeta_jax.ops.conv import Form, choose, conv
+from medmeta_jax.ops.draws import he_normal
 from medmeta_jax.ops.pool import max_pool
 from medmeta_jax.ops.winograd import FEW_CHANNELS, conv_corners
 from medmeta_jax.types import Array
@@ -106,7 +107,7 @@ class Conv(nn.Module):
     size: int = 3
     corners: bool = False
     stride: int = 1
-    initial: nn.initializers.Initializer = nn.initializers.he_normal()
+    initial: nn.initializers.Initializer = he_normal
 
     @nn.compact
     def __call__(self, x: Array) -> Any:

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medmeta_jax.data.anatomy import package_file
+from medmeta_jax.ops.draws import normal
 
 Array = jax.Array
 
@@ -198,7 +199,7 @@ def smooth_fields(key: Array, count: int, knots: int, size: int) -> Array:
     weights = np.exp(-0.5 * (np.subtract.outer(place, np.arange(-1, knots + 1)) / KNOT_WIDTH) ** 2)
     weights /= np.linalg.norm(weights, axis=1, keepdims=True)
     weights = weights.astype(np.float32)
-    white = jax.random.normal(key, (count, knots + 2, knots + 2))
+    white = normal(key, (count, knots + 2, knots + 2))
     return jnp.einsum("yi,cij,xj->yxc", weights, white, weights)
 
 

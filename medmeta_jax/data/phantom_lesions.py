@@ -27,6 +27,7 @@ from medmeta_jax.data.phantom_anatomy import (
     pixel_middles,
     smooth_fields,
 )
+from medmeta_jax.ops.draws import normal
 
 Array = jax.Array
 Numbers = Any  # one or a few, or arrays of them for several types
@@ -182,7 +183,7 @@ def lesion(patient: Patient, key: Array, kind: LesionType) -> Lesion:
     fine = patient.depth.shape[0]
     offset = pixel_middles(fine) - centre
     middles = foci_of(draws[5:], kind) * (radius * (1 - kind.focus_share))
-    waves = jax.random.normal(border_key, (MOST_FOCI, len(HARMONICS), 2))
+    waves = normal(border_key, (MOST_FOCI, len(HARMONICS), 2))
     longer = jnp.sqrt(between(draws[3], kind.elongation))
     shape = Shape(radius * kind.focus_share, longer, 2 * np.pi * draws[4], middles, waves)
     reach = reach_of(offset, shape, kind)

@@ -36,6 +36,7 @@ import numpy as np
 
 from medmeta_jax.data.phantom_anatomy import FIELD_MM, TISSUES, patient, smooth_fields
 from medmeta_jax.data.phantom_lesions import MODALITIES, LesionType, lesion, pooled
+from medmeta_jax.ops.draws import normal
 
 Array = jax.Array
 
@@ -182,7 +183,7 @@ def scan(seen: Scene, key: Array, contrast: float | Array = 1.0) -> Array:
     """An image [H, W, M] float32 of a scene, with noise; about 0 to 1, and not cut off there."""
     signal = seen.mean + contrast * seen.change
     keys = jax.vmap(lambda one: jax.random.fold_in(key, one))(seen.modality)
-    noise = jax.vmap(lambda k: jax.random.normal(k, (2, *signal.shape[:2])))(keys)
+    noise = jax.vmap(lambda k: normal(k, (2, *signal.shape[:2])))(keys)
     real, other = jnp.moveaxis(noise, 0, -1) * seen.spread
     magnitude = jnp.hypot(jnp.maximum(signal, 0) + real, other)
     return jnp.where(jnp.asarray(MR)[seen.modality], magnitude, signal + real)
