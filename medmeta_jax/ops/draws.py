@@ -1,8 +1,9 @@
 """Random arrays of several axes, drawn as a vector.
 
 XLA unrolls loops over short axes, and on a CPU so much of a generator's that [3, 3, 8, 8] numbers
-took ten times as long to compile as 576. A number depends on its place alone, not on the axes that
-it is reached by, so that these are bit for bit those of `jax.random` and of Flax.
+take six times as long to compile as 576 (`benchmarks/RESULTS.md`). A number depends on its place
+alone, not on the axes that it is reached by, so that these are bit for bit those of `jax.random`
+and of Flax.
 """
 
 from __future__ import annotations
