@@ -183,11 +183,14 @@ def main() -> None:
     parser.add_argument("--meta-steps", type=int, default=BUDGET.meta_steps)
     parser.add_argument("--seeds", type=int, default=BUDGET.seeds, help="of training, in subsets")
     parser.add_argument("--shots", type=int, nargs="+", help="default: 5, or 1 5 10")
+    parser.add_argument("--test-episodes", type=int, default=BUDGET.test_episodes)
     report.add_file(parser)
     given = parser.parse_args()
     verbs.enable_compilation_cache()
     verbs.use_devices(TrainConfig())
-    budget = dataclasses.replace(BUDGET, meta_steps=given.meta_steps, seeds=given.seeds)
+    budget = dataclasses.replace(
+        BUDGET, meta_steps=given.meta_steps, seeds=given.seeds, test_episodes=given.test_episodes
+    )
     if given.table == "subsets":
         method = given.method or "pixel_logistic"
         found = over_subsets(method, budget, (given.shots or [5])[0])
