@@ -134,7 +134,7 @@ def start_weights(
     if source is None:
         return {}
     path = Path(source)
-    given = run_weights(existing(source)) if path.is_dir() else weights.read(path)
+    given = run_weights(existing(source, "init_from")) if path.is_dir() else weights.read(path)
     like = jax.eval_shape(learner.init, jax.random.key(0), example_x)
     return {name: given[name] for name in weights.taken(like, given, source)}
 
@@ -172,7 +172,7 @@ def with_teacher(
         return learner
     if kind in (SEVERAL, VALUES):
         raise ConfigError(f"teacher: answers are of classes or masks, and these are {kind.name}")
-    run = existing(config.teacher)
+    run = existing(config.teacher, "teacher")
     there = read_facts(run)
     of = configs.check(configs.load(None, str(run.config)))
     there["image_size"] = of.image_size

@@ -139,13 +139,15 @@ def create(name: str, config: dict[str, Any]) -> Run:
     raise RunError(f"{root}: holds 100 runs of this second; try again")
 
 
-def existing(folder: str) -> Run:
-    """A run directory that is there already (RunError where it is none)."""
+def existing(folder: str, field: str = "") -> Run:
+    """A run directory that is there already (RunError where it is none, with the field of the
+    configuration that named it)."""
     run = Run(Path(folder))
+    told = f"{field}: {folder}" if field else folder
     if not run.folder.is_dir():
-        raise RunError(f"{folder}: no such run; give the directory that `medmeta train` named")
+        raise RunError(f"{told}: no such run; give the directory that `medmeta train` named")
     if not run.config.exists():
-        raise RunError(f"{folder}: not a run directory (it has no config.yaml)")
+        raise RunError(f"{told}: not a run directory (it has no config.yaml)")
     return run
 
 

@@ -153,7 +153,7 @@ def test_a_teacher_of_something_else_is_refused(
 
 def test_a_teacher_that_is_no_run_is_refused(run: str, tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, data=of(run), teacher=str(tmp_path))
-    with pytest.raises(RunError, match="not a run directory"):
+    with pytest.raises(RunError, match=r"^teacher: .*not a run directory"):
         experiments.build(config)
 
 

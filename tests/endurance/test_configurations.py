@@ -18,6 +18,7 @@ import pytest
 
 from medmeta_jax import config as configs, experiment as experiments, registry, running
 from medmeta_jax.data.samples import DataError
+from medmeta_jax.runs import RunError
 from medmeta_jax.settings import ConfigError, TrainConfig
 
 from ..test_cli import archive  # noqa: F401  (a fixture)
@@ -100,7 +101,7 @@ def test_each_is_refused_by_field_or_works(archive: Path) -> None:  # noqa: F811
         try:
             made = experiments.build(config)
             experiments.check_fits(made)
-        except (ConfigError, DataError) as error:
+        except (ConfigError, DataError, RunError) as error:
             late += 1
             require_named(error, config)
             continue
