@@ -46,7 +46,7 @@ GOAL = {"accuracy": 0.90, "recall": 0.85, "f1": 0.88}
 TURNS, HELD_OUT = 5, 2
 SHOTS = 5
 BUDGET = plans.Budget(
-    width=8, meta_steps=200, meta_batch=4, seeds=1, searches=True, val_episodes=50,
+    width=8, meta_steps=400, meta_batch=4, seeds=1, searches=True, val_episodes=50,
     test_episodes=200,
 )  # fmt: skip
 
@@ -81,6 +81,7 @@ def config_of(network: Network, turn: int, data_seed: int) -> TrainConfig:
         base,
         algorithm=first,
         hyper=base.hyper if first == base.algorithm else {},
+        augment=base.augment if first == base.algorithm else TrainConfig.augment,
         read={**base.read, "seed": data_seed},
         test_classes=tuple(turned[:HELD_OUT]),
         val_classes=tuple(turned[HELD_OUT : 2 * HELD_OUT]),

@@ -22,7 +22,7 @@ DEFAULT_PRESET = "anatomy"
 FIRST_ORDER = ("fomaml", "reptile")
 # Those whose scalar to differentiate is another than the loss of the query set.
 SURROGATES = ("reptile", "maml_plus_plus", "panet")
-BY_CHANCE = ("flip", "drop_modalities")
+BY_CHANCE = ("flip", "drop_modalities", "recontrast")
 # Set by other fields of the configuration, hence not hyper-parameters of a run.
 BOUND = {"norm", "form", "pool_classes", "outputs"}
 FIELDS = {field.name for field in dataclasses.fields(TrainConfig)}
@@ -156,6 +156,8 @@ def check(config: TrainConfig) -> TrainConfig:
         for name in ("covariates", "modalities", "policy"):
             if getattr(config, name):
                 raise ConfigError(f"augment_on: shot copies images; leave out {name}")
+        if "recontrast" in config.augment:
+            raise ConfigError("augment: recontrast is of meta-training; take another augment_on")
     config = dataclasses.replace(
         config,
         hyper=filled(

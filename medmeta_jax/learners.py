@@ -18,7 +18,7 @@ from medmeta_jax.augment._policy import Choice, by_step, with_policy
 from medmeta_jax.checkpoint import Checkpoints
 from medmeta_jax.compress.distil import distilled
 from medmeta_jax.data.splits import Split
-from medmeta_jax.labels import CLASSES, GRADES, MASKS, OF_PIXELS, SEVERAL, VALUES, Kind
+from medmeta_jax.labels import CLASSES, GRADES, MASKS, OF_LESIONS, OF_PIXELS, SEVERAL, VALUES, Kind
 from medmeta_jax.losses import dice_and_cross_entropy
 from medmeta_jax.ops.conv import Form
 from medmeta_jax.runs import Run, RunError, existing, read_facts
@@ -111,7 +111,11 @@ def mixing(config: TrainConfig, kind: Kind, learner: MetaLearner) -> MetaLearner
 
 
 def as_trained(config: TrainConfig, split: Split, kind: Kind, learner: MetaLearner) -> MetaLearner:
-    """The learner as meta-training takes it: mixed and augmented as configured."""
+    """The learner as meta-training takes it: mixed and augmented as configured (ConfigError)."""
+    if "recontrast" in config.augment and kind not in (*OF_PIXELS, *OF_LESIONS):
+        raise ConfigError(
+            f"augment: recontrast changes what is marked, and these images have {kind.name}"
+        )
     return with_augmentation(config, split, mixing(config, kind, learner))
 
 

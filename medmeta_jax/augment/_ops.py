@@ -36,16 +36,19 @@ class Op(NamedTuple):
     displacement: (key, height, width) -> [2, height, width], added to those coordinates (row,
         column) of each output pixel. Moves label maps too.
     intensity: (key, image [H, W, C] or [D, H, W, C]) -> image. Leaves label maps alone.
+    marked: (key, image, label map [H, W] or [D, H, W]) -> image, changed where things are marked.
+        Of images that have label maps.
 
     alike: whether it changes how a whole task was taken, and so is drawn once for an episode.
 
     All are differentiable in the magnitude that they were made with, which may be traced, but for
-    what is drawn by chance (`flip`, `drop_modalities`).
+    what is drawn by chance (`flip`, `drop_modalities`, `recontrast`).
     """
 
     affine: Callable[[Array], Array] | None = None
     displacement: Callable[[Array, int, int], Array] | None = None
     intensity: Callable[[Array, Array], Array] | None = None
+    marked: Callable[[Array, Array, Array], Array] | None = None
     alike: bool = False
 
 
@@ -66,6 +69,25 @@ def smooth_field(key: Array, knots: tuple[int, ...], size: tuple[int, int]) -> A
     return jax.image.resize(values, (*knots[:-2], *size), "cubic")
 
 
+def blurred(image: Array, spread: Array | float, reach: int) -> Array:
+    """An image [..., H, W, C] under a Gaussian of so many pixels that is cut off after `reach`, in
+    the plane; edges are repeated."""
+    away = jnp.arange(-reach, reach + 1, dtype=image.dtype)
+    weights = jnp.exp(-0.5 * (away / jnp.maximum(spread, 0.05)) ** 2)
+    weights /= weights.sum()
+    for axis in (-3, -2):
+        ends = [(0, 0)] * image.ndim
+        ends[axis] = (reach, reach)
+        wide = jnp.pad(image, ends, mode="edge")
+        size = image.shape[axis]
+        parts = [
+            jax.lax.slice_in_dim(wide, i, i + size, axis=axis % image.ndim)
+            for i in range(2 * reach + 1)
+        ]
+        image = jnp.tensordot(weights, jnp.stack(parts), 1)
+    return image
+
+
 def affine(rows: Sequence[Sequence[Array | float]]) -> Array:
     """A [3, 3] matrix from its first two rows, in JAX's default float type."""
     return jnp.asarray([*map(list, rows), [0.0, 0.0, 1.0]], float)
@@ -77,7 +99,8 @@ def apply_ops(
     """Apply a chain to image [H, W, C] and, where given, its label map [H, W] int; or to a volume
     [D, H, W, C] and [D, H, W], in the plane of its slices, by one matrix for all of them.
 
-    Images are read bilinearly, label maps at the nearest pixel, edges are repeated.
+    Images are read bilinearly, label maps at the nearest pixel, edges are repeated. Raises
+    ValueError where an op changes what is marked and there is no label map.
 
     >>> from medmeta_jax.augment.rotate import rotate
     >>> image, label_map = jnp.ones((8, 8, 1)), jnp.zeros((8, 8), jnp.int32)
@@ -94,7 +117,7 @@ def apply_ops(
         if op.displacement is not None:
             move = op.displacement(op_key, height, width).astype(image.dtype)
             moves = move if moves is None else moves + move
-    if any(op.intensity is None for op in ops):
+    if any(op.affine is not None or op.displacement is not None for op in ops):
         places = source_places(matrix, moves, height, width)
         planes = jnp.moveaxis(image, -1, 0)  # [C, H, W] or [C, D, H, W]
         moved = jax.vmap(lambda plane: map_coordinates(plane, places, order=1, mode="nearest"))(
@@ -107,6 +130,10 @@ def apply_ops(
     for op, op_key in zip(ops, keys, strict=True):
         if op.intensity is not None:
             image = op.intensity(op_key, image)
+        if op.marked is not None:
+            if label_map is None:
+                raise ValueError("an op changes what is marked, and there is no label map")
+            image = op.marked(op_key, image, label_map)
     return image, label_map
 
 
