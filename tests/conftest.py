@@ -46,6 +46,8 @@ OF_MASKS = tuple(name for name in registry.names("algorithms") if of_masks_alone
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_compilation_cache_dir", str(Path(user_cache_dir("medmeta_jax")) / "tests"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+# Nobody reads where in the source each operation of a compiled program came from.
+jax.config.update("jax_traceback_in_locations_limit", 0)
 
 
 @pytest.fixture(scope="session", autouse=True)

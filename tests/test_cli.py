@@ -53,16 +53,17 @@ def medmeta(tmp_path: Path):
 
 @pytest.fixture
 def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """The same in this process, for what ends before anything is computed: a new process takes
-    two seconds to begin."""
+    """The same in this process, for what ends before anything is trained: a new process takes two
+    seconds to begin."""
     monkeypatch.setenv("MEDMETA_RUNS", str(tmp_path / "runs"))
 
     def call(*arguments: object) -> subprocess.CompletedProcess[str]:
         code: object = 0
-        try:
-            cli.main([str(one) for one in arguments])
-        except SystemExit as ending:
-            code = ending.code
+        with jax.numpy_dtype_promotion("standard"):  # as users have it
+            try:
+                cli.main([str(one) for one in arguments])
+            except SystemExit as ending:
+                code = ending.code
         said = capsys.readouterr()
         return subprocess.CompletedProcess(arguments, int(str(code or 0)), said.out, said.err)
 
@@ -88,7 +89,7 @@ def assert_refused(done: subprocess.CompletedProcess[str], code: int, *words: st
         assert word in done.stderr
 
 
-def test_train_then_eval(medmeta, archive: Path, tmp_path: Path) -> None:
+def test_train_then_eval(medmeta, inside, archive: Path, tmp_path: Path) -> None:
     done = medmeta("train", "--data", archive, *TINY, "--meta-steps", "6", "--json",
                    "--validate-every", "3")  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -140,9 +141,9 @@ def test_train_then_eval(medmeta, archive: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "changed.npz", **changed)
     config["data"] = str(tmp_path / "changed.npz")
     (run / "config.yaml").write_text(yaml.safe_dump(config))
-    assert_refused(medmeta("eval", run), 3, "are not those of", "start a new run")
+    assert_refused(inside("eval", run), 3, "are not those of", "start a new run")
 
-    complete = medmeta("train", "--resume", run)
+    complete = inside("train", "--resume", run)
     assert_refused(complete, 2, "resume", "is complete")
 
 
@@ -311,15 +312,17 @@ def test_data_errors_leave_nothing_behind(inside, archive: Path, tmp_path: Path)
     assert not (tmp_path / "runs").exists()
 
 
-def test_runs_that_cannot_be_written_or_found(medmeta, archive: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    done = medmeta("train", "--data", archive, *TINY, MEDMETA_RUNS=str(tmp_path / "file"))
-    assert_refused(done, 3, "MEDMETA_RUNS")
-    assert_refused(medmeta("train", "--resume", tmp_path / "none"), 3, "no such run")
+def test_runs_that_cannot_be_written_or_found(
+    inside, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert_refused(inside("train", "--resume", tmp_path / "none"), 3, "no such run")
     (tmp_path / "other").mkdir()
-    assert_refused(medmeta("eval", tmp_path / "other"), 3, "not a run directory")
+    assert_refused(inside("eval", tmp_path / "other"), 3, "not a run directory")
     (tmp_path / "other" / "config.yaml").write_text(f"data: {archive}\nimage_size: 8\n")
-    assert_refused(medmeta("eval", tmp_path / "other"), 3, "split.json: missing")
+    assert_refused(inside("eval", tmp_path / "other"), 3, "split.json: missing")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MEDMETA_RUNS", str(tmp_path / "file"))
+    assert_refused(inside("train", "--data", archive, *TINY), 3, "MEDMETA_RUNS")
 
 
 @pytest.mark.slow
@@ -344,8 +347,10 @@ def test_a_full_disk_ends_the_run_with_a_message(medmeta, archive: Path, tmp_pat
     assert_refused(done, 1, "cannot be written", "No space left on device")
 
 
-def test_small_verbs(medmeta, archive: Path, tmp_path: Path) -> None:
-    found = json.loads(medmeta("data", "list", "--json").stdout)
+def test_small_verbs(
+    medmeta, inside, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = json.loads(inside("data", "list", "--json").stdout)
     assert set(found["sources"]) == {
         "anatomy", "brats", "chestxray", "dicom", "folder", "luna", "masks", "measured", "nifti",
         "npz", "phantom", "prepared", "tfds_sets", "voc",
@@ -353,22 +358,23 @@ def test_small_verbs(medmeta, archive: Path, tmp_path: Path) -> None:
     told = medmeta("data", "list")  # what was asked for can be piped on
     assert told.stdout.splitlines()[0].startswith("anatomy ")
     assert told.stderr == ""
-    found = json.loads(medmeta("data", "inspect", archive, "--json").stdout)
+    found = json.loads(inside("data", "inspect", archive, "--json").stdout)
     assert (found["samples"], len(found["classes"])) == (108, 9)
     assert found["duplicates"]["exact"]["pairs"] == 0
-    done = medmeta("data", "inspect", archive, "--out", tmp_path / "pictures")
+    done = inside("data", "inspect", archive, "--out", tmp_path / "pictures")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "pictures" / "contact_sheet.png").stat().st_size > 1000
-    done = medmeta("doctor", "--json")
+    done = inside("doctor", "--json")
     assert done.returncode == 0
     assert json.loads(done.stdout)["ok"] is True
-    blocked = medmeta("doctor", MEDMETA_RUNS="/proc/nowhere")
+    monkeypatch.setenv("MEDMETA_RUNS", "/proc/nowhere")
+    blocked = inside("doctor")
     assert blocked.returncode == 1
     assert "problem" in blocked.stdout
 
 
-def test_dry_run_trains_nothing(medmeta, archive: Path, tmp_path: Path) -> None:
-    done = medmeta("train", "--data", archive, *TINY, "--dry-run", "--json")
+def test_dry_run_trains_nothing(inside, archive: Path, tmp_path: Path) -> None:
+    done = inside("train", "--data", archive, *TINY, "--dry-run", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["parameters"] > 0
