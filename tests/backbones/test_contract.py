@@ -270,13 +270,16 @@ def test_nnx_state_is_refused() -> None:
         backbone.init(jax.random.key(0), jnp.ones((2, 3)))
 
 
-def test_hypercolumns_hold_every_level_at_its_place() -> None:
-    """The last channels are the plain feature; the first are the coarsest level's, repeated."""
+def test_hypercolumns_hold_every_level_at_its_place(x64: None) -> None:
+    """The last channels are the plain feature; the first are the coarsest level's, repeated.
+
+    In float64: processors round the sums of float32 otherwise by up to 1e-6.
+    """
     plain, whole = (unet(widths=(4, 3, 2), hypercolumns=there) for there in (False, True))
     x, mask = jax.random.normal(jax.random.key(0), (2, 8, 8, 1)), jnp.ones(2, bool)
     params = plain.init(jax.random.key(1), x)
     narrow, wide = (jax.jit(net.apply)(params, x, mask)[0] for net in (plain, whole))
     assert wide.shape == (2, 8, 8, 9)
-    np.testing.assert_allclose(wide[..., 5:], narrow, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(wide[..., 5:], narrow, rtol=1e-9)
     coarse = np.asarray(wide[..., :2]).reshape(2, 2, 4, 2, 4, 2)
     np.testing.assert_array_equal(coarse, np.broadcast_to(coarse[:, :, :1, :, :1], coarse.shape))
