@@ -25,7 +25,7 @@ from benchmarks import (
 )
 from benchmarks.workloads import WORKLOADS, Arrays, Engine, gflop, make_arrays, make_learner
 from medmeta_jax import parallel
-from medmeta_jax.config import check
+from medmeta_jax.config import check, load
 from medmeta_jax.data import prepared
 from medmeta_jax.data.phantom_lesions import TYPES
 from medmeta_jax.data.pool import Pool
@@ -187,6 +187,13 @@ def test_the_case_study_holds_out_each_type_once() -> None:
         assert config.read["d_prime"] == 40  # of the protocol, and never another
         judged += config.test_classes
     assert sorted(judged) == sorted(list(TYPES)[:10])
+
+
+def test_the_preset_of_the_case_study_is_its_first_turn() -> None:
+    preset = check(load("case-study", None))
+    turn = check(case_study.config_of(case_study.NETWORKS["unet"], 0, 0))
+    assert turn.read.pop("seed") == 0  # the phantom's own
+    assert preset == dataclasses.replace(turn, net={**turn.net, "width": case_study.BUDGET.width})
 
 
 def test_the_case_study_says_what_a_row_lacks_of_the_goal() -> None:
