@@ -77,11 +77,12 @@ def config_of(network: Network, turn: int, data_seed: int) -> TrainConfig:
     types = list(TYPES)[: base.read["types"]]
     turned = types[HELD_OUT * turn :] + types[: HELD_OUT * turn]
     first = network.methods[0]
+    ours = first == base.algorithm
     return dataclasses.replace(
         base,
         algorithm=first,
-        hyper=base.hyper if first == base.algorithm else {},
-        augment=base.augment if first == base.algorithm else TrainConfig.augment,
+        hyper=base.hyper if ours else {},
+        augment=base.augment if ours else TrainConfig.augment,
         read={**base.read, "seed": data_seed},
         test_classes=tuple(turned[:HELD_OUT]),
         val_classes=tuple(turned[HELD_OUT : 2 * HELD_OUT]),

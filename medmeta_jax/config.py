@@ -40,6 +40,8 @@ def from_mapping(values: Mapping[str, Any], base: TrainConfig, where: str) -> Tr
         # Arguments of one algorithm mean nothing to another: naming a new one drops them.
         same = changes.get(kind, getattr(base, kind)) == getattr(base, kind)
         changes[name] = {**(getattr(base, name) if same else {}), **given}
+    if changes.get("data", base.data) != base.data:  # nor do the classes of one data set
+        changes = {"val_classes": (), "test_classes": (), **changes}
     for name, value in changes.items():
         if isinstance(value, list):
             changes[name] = tuple(value)

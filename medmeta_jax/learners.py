@@ -112,10 +112,11 @@ def mixing(config: TrainConfig, kind: Kind, learner: MetaLearner) -> MetaLearner
 
 def as_trained(config: TrainConfig, split: Split, kind: Kind, learner: MetaLearner) -> MetaLearner:
     """The learner as meta-training takes it: mixed and augmented as configured (ConfigError)."""
-    if "recontrast" in config.augment and kind not in (*OF_PIXELS, *OF_LESIONS):
-        raise ConfigError(
-            f"augment: recontrast changes what is marked, and these images have {kind.name}"
-        )
+    for name, op in zip(config.augment, augment_ops(config), strict=True):
+        if op.marked is not None and kind not in (*OF_PIXELS, *OF_LESIONS):
+            raise ConfigError(
+                f"augment: {name} changes what is marked, and these images have {kind.name}"
+            )
     return with_augmentation(config, split, mixing(config, kind, learner))
 
 

@@ -34,6 +34,18 @@ def test_no_flag_is_the_default_preset() -> None:
     assert parsing.parse_train(["--data", "x"])[0].augment != parsing.parse_train([])[0].augment
 
 
+def test_classes_are_of_the_data_that_they_were_named_with() -> None:
+    """What a preset holds out is not looked for in other data."""
+    preset = load("case-study", None)
+    assert preset.test_classes
+    assert preset.val_classes
+    own = from_mapping({"data": "elsewhere"}, preset, "test")
+    assert (own.test_classes, own.val_classes) == ((), ())
+    assert from_mapping({"data": preset.data}, preset, "test").test_classes == preset.test_classes
+    given = from_mapping({"data": "elsewhere", "test_classes": ["a"]}, preset, "test")
+    assert (given.test_classes, given.val_classes) == (("a",), ())
+
+
 def test_another_algorithm_has_its_own_arguments() -> None:
     config, _ = parsing.parse_train(["--algorithm", "protonet"])
     assert config.hyper == {}

@@ -17,11 +17,8 @@ from medmeta_jax.backbones.pixels import pixels
 from medmeta_jax.settings import ConfigError, TrainConfig
 from medmeta_jax.types import Episode, Examples
 
-SIZE, EVEN, THING = (
-    20,
-    0.5,
-    2.0,
-)  # of the image, and greys of its channels around the thing and in it
+# Of an image, and the greys of its channels around the thing and in it.
+SIZE, EVEN, THING = 20, 0.5, 2.0
 INSIDE = (slice(9, 12), slice(9, 12))
 
 
